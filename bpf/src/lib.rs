@@ -1,0 +1,1 @@
+//! Everything that becomes BPF: filter expressions, the exclusion of our own uplink, user-space evaluation.

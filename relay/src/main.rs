@@ -1,0 +1,3 @@
+//! relay of Ringcast.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! sniffer of Ringcast.
+
+fn main() {}

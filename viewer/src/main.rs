@@ -1,0 +1,3 @@
+//! viewer of Ringcast.
+
+fn main() {}

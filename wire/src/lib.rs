@@ -1,0 +1,6 @@
+//! What the three programs of Ringcast share: the packed block, the messages, the protocol core
+//! without I/O, the connection, and the capture file formats.
+
+pub mod interface;
+
+pub use interface::Interface;
