@@ -1,6 +1,28 @@
-//! What the three programs of Ringcast share: the packed block, the messages, the protocol core
-//! without I/O, the connection, and the capture file formats.
+//! What the three programs of Ringcast share.
+//!
+//! The journey of a packet, and where it is written:
+//!
+//! ```text
+//!  sniffer                               relay                      viewer
+//!  ring block                              |                          |
+//!    | pack: gather, LZ4                   |                          |
+//!    v                                     |                          |
+//!  block  --> uplink --> connection ==> connection --> hub ==> connection --> downlink
+//!                            (websocket, message)                             | block: unpack
+//!                                                                             v
+//!                                                                           pcapng
+//! ```
+//!
+//! `pack`, `uplink`, `hub` and `downlink` know no sockets and no clocks: what happens is handed in,
+//! what to do is polled out.
 
+pub mod block;
+pub mod description;
 pub mod interface;
+pub mod ledger;
+pub mod message;
+pub mod pack;
+pub mod pcapng;
+pub mod pool;
 
 pub use interface::Interface;

@@ -1,0 +1,478 @@
+//! Packing: frames are gathered as Enhanced Packet Blocks into one pooled buffer, which is then
+//! compressed into another, or becomes the packed block itself when compression does not pay.
+//!
+//! The gather buffer keeps room for the header in front of the body, so a stored block is that
+//! very buffer: an incompressible frame is copied once, out of the ring.
+
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::block::{BODY_BYTES_MAX, BlockError, HEADER_BYTES, Header, Kind, PackedBlock, StreamKey};
+use crate::pcapng::{EPB_BYTES_MIN, EPB_HEAD_BYTES, EPB_TYPE};
+use crate::pool::{Buffer, Pool};
+
+/// A body is stored when LZ4 leaves more than this share of it, in 1/128: reading it back would
+/// cost more than the line saves.
+const STORED_SHARE: usize = 124;
+/// How much of a body is tried first when the one before did not compress, in bytes.
+const PROBE_BYTES: usize = 32 << 10;
+
+/// How bodies are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// LZ4 block format, or stored where that does not pay.
+    #[default]
+    Lz4,
+    /// Always stored.
+    None,
+}
+
+/// Why a frame was not gathered.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum PackError {
+    /// The block under way is full: seal it and try again.
+    #[error("the packed block is full")]
+    Full,
+    /// No buffer is free: wait for one.
+    #[error("no buffer is free")]
+    NoBuffer,
+    /// The frame and its options are more than any block can hold.
+    #[error("packet of {bytes} bytes with its options: a packed block holds {BODY_BYTES_MAX}")]
+    TooLarge {
+        /// What the Enhanced Packet Block would take.
+        bytes: usize,
+    },
+}
+
+/// Packs one stream: gathers frames, numbers blocks, keeps the stream's totals.
+pub struct Packer {
+    key: StreamKey,
+    compression: Compression,
+    pool: Pool,
+    table: CompressTable,
+    body_bytes: usize,
+    gather: Option<Gather>,
+    /// The LZ4 output buffer of the last block that was stored, for the next one.
+    spare: Option<Buffer>,
+    last_was_stored: bool,
+    sequence: u64,
+    packets_before: u64,
+    bytes_before: u64,
+}
+
+/// The block under way.
+struct Gather {
+    buffer: Buffer,
+    /// Bytes of the body gathered so far.
+    len: usize,
+    packet_count: u32,
+    byte_count: u32,
+    time_min_ns: u64,
+    time_max_ns: u64,
+}
+
+impl Packer {
+    /// Packs stream `key` into blocks whose bodies hold `body_bytes` (at most 16 MiB) before
+    /// compression, in buffers of `pool`. A larger packet gets a block of its own.
+    pub fn new(key: StreamKey, pool: Pool, body_bytes: usize, compression: Compression) -> Self {
+        Self {
+            key,
+            compression,
+            pool,
+            table: CompressTable::large(),
+            body_bytes: body_bytes.min(BODY_BYTES_MAX),
+            gather: None,
+            spare: None,
+            last_was_stored: false,
+            sequence: 0,
+            packets_before: 0,
+            bytes_before: 0,
+        }
+    }
+
+    /// The stream being packed.
+    pub fn key(&self) -> StreamKey {
+        self.key
+    }
+
+    /// Sequence number of the next block.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Packets and captured bytes packed so far, the block under way included.
+    pub fn packed(&self) -> (u64, u64) {
+        let (packets, bytes) = match &self.gather {
+            Some(gather) => (gather.packet_count.into(), gather.byte_count.into()),
+            None => (0, 0),
+        };
+        (self.packets_before + packets, self.bytes_before + bytes)
+    }
+
+    /// Whether frames have been gathered that no block holds yet.
+    pub fn is_under_way(&self) -> bool {
+        self.gather.as_ref().is_some_and(|gather| gather.packet_count > 0)
+    }
+
+    /// Bytes of the body under way.
+    pub fn gathered_bytes(&self) -> usize {
+        self.gather.as_ref().map_or(0, |gather| gather.len)
+    }
+
+    /// Gets the buffers for the next block, if it has none yet. `false`: none is free.
+    pub fn prepare(&mut self) -> bool {
+        self.prepare_for(self.body_bytes)
+    }
+
+    fn prepare_for(&mut self, body_bytes: usize) -> bool {
+        // The buffer for the output is had first, so that sealing cannot fail for want of one.
+        if self.compression == Compression::Lz4 {
+            let bytes = HEADER_BYTES + get_maximum_output_size(body_bytes);
+            if self.spare.as_ref().is_none_or(|spare| spare.len() < bytes) {
+                self.spare = None;
+                let Some(buffer) = self.pool.take(bytes) else { return false };
+                self.spare = Some(buffer);
+            }
+        }
+        if self.gather.is_none() {
+            let Some(buffer) = self.pool.take(HEADER_BYTES + body_bytes) else { return false };
+            self.gather = Some(Gather {
+                buffer,
+                len: 0,
+                packet_count: 0,
+                byte_count: 0,
+                time_min_ns: u64::MAX,
+                time_max_ns: 0,
+            });
+        }
+        true
+    }
+
+    /// Gathers one packet: `parts` are its captured bytes in order (a frame, or the pieces around
+    /// a VLAN tag), `options` its pcapng options without `opt_endofopt`, padded to four bytes.
+    #[inline]
+    pub fn push<const N: usize>(
+        &mut self,
+        interface: u32,
+        time_ns: u64,
+        original_len: u32,
+        parts: [&[u8]; N],
+        options: &[u8],
+    ) -> Result<(), PackError> {
+        let captured_len: usize = parts.iter().map(|part| part.len()).sum();
+        let padded = captured_len.next_multiple_of(4);
+        let end_of_options = if options.is_empty() { 0 } else { 4 };
+        let total = EPB_BYTES_MIN + padded + options.len() + end_of_options;
+        let fits = self
+            .gather
+            .as_ref()
+            .is_some_and(|gather| HEADER_BYTES + gather.len + total <= gather.buffer.len());
+        if !fits {
+            self.make_room(total)?;
+        }
+        let Some(gather) = &mut self.gather else { return Err(PackError::NoBuffer) };
+        let start = HEADER_BYTES + gather.len;
+        let out = &mut gather.buffer[start..start + total];
+        let head = [
+            EPB_TYPE,
+            total as u32,
+            interface,
+            (time_ns >> 32) as u32,
+            time_ns as u32,
+            captured_len as u32,
+            original_len,
+        ];
+        for (slot, word) in out[..EPB_HEAD_BYTES].chunks_exact_mut(4).zip(head) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        let mut at = EPB_HEAD_BYTES;
+        for part in parts {
+            out[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        let data_end = EPB_HEAD_BYTES + padded;
+        out[at..data_end].fill(0);
+        out[data_end..data_end + options.len()].copy_from_slice(options);
+        out[data_end + options.len()..total - 4].fill(0);
+        out[total - 4..].copy_from_slice(&(total as u32).to_le_bytes());
+        gather.len += total;
+        gather.packet_count += 1;
+        gather.byte_count += captured_len as u32;
+        gather.time_min_ns = gather.time_min_ns.min(time_ns);
+        gather.time_max_ns = gather.time_max_ns.max(time_ns);
+        Ok(())
+    }
+
+    /// Called when the packet does not fit: gets a buffer, or says why there is none.
+    #[cold]
+    fn make_room(&mut self, total: usize) -> Result<(), PackError> {
+        if total > BODY_BYTES_MAX {
+            return Err(PackError::TooLarge { bytes: total });
+        }
+        if self.is_under_way() {
+            return Err(PackError::Full);
+        }
+        let body_bytes = self.body_bytes.max(total);
+        if self.gather.as_ref().is_some_and(|gather| gather.buffer.len() < HEADER_BYTES + body_bytes) {
+            self.gather = None; // too small for this one packet
+        }
+        if self.prepare_for(body_bytes) { Ok(()) } else { Err(PackError::NoBuffer) }
+    }
+
+    /// Makes a packed block of what was gathered; `None` when that is nothing.
+    pub fn seal(&mut self) -> Option<PackedBlock> {
+        if !self.is_under_way() {
+            return None;
+        }
+        let mut gather = self.gather.take()?;
+        let body_len = gather.len;
+        let compressed = self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]);
+        self.last_was_stored = compressed.is_none();
+        let (mut buffer, packed_len) = match compressed {
+            Some(output) => output,
+            None => {
+                gather.buffer.truncate(HEADER_BYTES + body_len);
+                (gather.buffer, body_len)
+            }
+        };
+        let header = Header {
+            kind: Kind::Packets,
+            lz4: !self.last_was_stored,
+            end: false,
+            key: self.key,
+            sequence: self.sequence,
+            time_min_ns: gather.time_min_ns,
+            time_max_ns: gather.time_max_ns,
+            packets_before: self.packets_before,
+            bytes_before: self.bytes_before,
+            packet_count: gather.packet_count,
+            byte_count: gather.byte_count,
+            raw_bytes: body_len as u32,
+            packed_bytes: packed_len as u32,
+            body_crc: crc32fast::hash(&buffer[HEADER_BYTES..HEADER_BYTES + packed_len]),
+        };
+        self.sequence += 1;
+        self.packets_before += u64::from(header.packet_count);
+        self.bytes_before += u64::from(header.byte_count);
+        buffer.truncate(HEADER_BYTES + packed_len);
+        Some(finish(&header, self.right_size(buffer)))
+    }
+
+    /// LZ4 of `body` behind room for a header, and its length; `None` when it does not pay.
+    fn compress(&mut self, body: &[u8]) -> Option<(Buffer, usize)> {
+        if self.compression == Compression::None {
+            return None;
+        }
+        let mut output = self.spare.take()?;
+        let pays = |input: usize, packed: usize| packed * 128 <= input * STORED_SHARE;
+        let try_first = self.last_was_stored && body.len() > 4 * PROBE_BYTES;
+        let probe = if try_first { &body[body.len() / 2..body.len() / 2 + PROBE_BYTES] } else { body };
+        let packed = compress_into_with_table(probe, &mut output[HEADER_BYTES..], &mut self.table);
+        let packed = match packed {
+            Ok(packed) if pays(probe.len(), packed) && try_first => {
+                compress_into_with_table(body, &mut output[HEADER_BYTES..], &mut self.table)
+            }
+            other => other,
+        };
+        match packed {
+            Ok(packed)
+                if pays(body.len(), packed) && !(try_first && packed * 128 > body.len() * STORED_SHARE) =>
+            {
+                Some((output, packed))
+            }
+            _ => {
+                self.spare = Some(output);
+                None
+            }
+        }
+    }
+
+    /// Moves a block that fills less than a quarter of its buffer into one of its size, so that a
+    /// quiet link does not hold a megabyte for each packet. Costs nothing at load, where blocks
+    /// are full.
+    fn right_size(&mut self, buffer: Buffer) -> Buffer {
+        if buffer.len() * 4 > buffer.capacity() {
+            return buffer;
+        }
+        let Some(mut small) = self.pool.take(buffer.len()) else { return buffer };
+        small.copy_from_slice(&buffer);
+        small
+    }
+
+    /// Makes a description or report of this stream, next in its sequence. `end`: the last block.
+    ///
+    /// What was gathered must be sealed first, so that order holds.
+    pub fn seal_json<T: Serialize>(
+        &mut self,
+        kind: Kind,
+        value: &T,
+        time_ns: u64,
+        end: bool,
+    ) -> Option<PackedBlock> {
+        debug_assert!(!self.is_under_way(), "gathered packets come first");
+        let body = serde_json::to_vec(value).ok()?;
+        let mut buffer = self.pool.take(HEADER_BYTES + body.len())?;
+        buffer[HEADER_BYTES..].copy_from_slice(&body);
+        let header = Header {
+            kind,
+            lz4: false,
+            end,
+            key: self.key,
+            sequence: self.sequence,
+            time_min_ns: time_ns,
+            time_max_ns: time_ns,
+            packets_before: self.packets_before,
+            bytes_before: self.bytes_before,
+            packet_count: 0,
+            byte_count: 0,
+            raw_bytes: body.len() as u32,
+            packed_bytes: body.len() as u32,
+            body_crc: crc32fast::hash(&body),
+        };
+        self.sequence += 1;
+        Some(finish(&header, buffer))
+    }
+}
+
+/// Writes the header into its room and checks the result as a reader would.
+fn finish(header: &Header, mut buffer: Buffer) -> PackedBlock {
+    if let Some(room) = buffer.first_chunk_mut::<HEADER_BYTES>() {
+        header.emit(room);
+    }
+    let checked: Result<PackedBlock, BlockError> = PackedBlock::new(buffer.freeze());
+    // The header was made from the buffer a line above: lengths and ranges agree by construction.
+    checked.unwrap_or_else(|error| unreachable!("a packed block we made ourselves: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Epoch;
+    use crate::pcapng::Epbs;
+    use proptest::prelude::*;
+
+    fn packer(pool: &Pool, compression: Compression) -> Packer {
+        let key = StreamKey { epoch: Epoch(1), stream: 2 };
+        Packer::new(key, pool.clone(), 64 << 10, compression)
+    }
+
+    fn noise(len: usize, seed: u32) -> Vec<u8> {
+        let mut state = seed | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        };
+        std::iter::repeat_with(next).take(len).collect()
+    }
+
+    #[test]
+    fn what_was_gathered_comes_out() {
+        let pool = Pool::new(8 << 20);
+        let mut packer = packer(&pool, Compression::Lz4);
+        let tag: &[u8] = &[0x81, 0, 0, 5];
+        packer.push(0, 10, 70, [b"abcdef", tag, b"ghi"], &[2, 0, 4, 0, 1, 0, 0, 0]).expect("fits");
+        packer.push(0, 5, 60, [&[0; 60][..]], &[]).expect("fits");
+        assert_eq!(packer.packed(), (2, 73));
+        let block = packer.seal().expect("two packets");
+        let header = block.header();
+        assert_eq!((header.sequence, header.packet_count, header.byte_count), (0, 2, 73));
+        assert_eq!((header.time_min_ns, header.time_max_ns), (5, 10));
+        let mut body = Vec::new();
+        block.unpack_into(&mut body).expect("unpacks");
+        let epbs: Vec<_> = Epbs::new(&body, 1).collect::<Result<_, _>>().expect("whole");
+        assert_eq!(epbs[0].data, b"abcdef\x81\0\0\x05ghi");
+        assert_eq!(epbs[0].options, &[2, 0, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(epbs[1].data, &[0; 60]);
+        assert!(packer.seal().is_none());
+        let report = packer.seal_json(Kind::Report, &"x", 99, true).expect("room");
+        let header = report.header();
+        assert_eq!((header.sequence, header.packets_before, header.bytes_before), (1, 2, 73));
+        assert!(header.end);
+    }
+
+    #[test]
+    fn noise_is_stored_in_the_buffer_it_was_gathered_in() {
+        let pool = Pool::new(8 << 20);
+        let mut packer = packer(&pool, Compression::Lz4);
+        for round in 0..4 {
+            let data = noise(60_000, round);
+            packer.push(0, 1, 60_000, [&data[..]], &[]).expect("fits");
+            let block = packer.seal().expect("a packet");
+            assert!(!block.header().lz4);
+        }
+        packer.push(0, 1, 50_000, [&[7; 50_000][..]], &[]).expect("fits");
+        let block = packer.seal().expect("a packet");
+        assert!(block.header().lz4, "it finds out when compression pays again");
+        assert!(block.bytes().len() < 1000);
+    }
+
+    #[test]
+    fn a_full_block_says_so_and_a_huge_packet_gets_its_own() {
+        let pool = Pool::new(64 << 20);
+        let mut packer = packer(&pool, Compression::Lz4);
+        let data = noise(40_000, 3);
+        packer.push(0, 1, 40_000, [&data[..]], &[]).expect("fits");
+        assert_eq!(packer.push(0, 2, 40_000, [&data[..]], &[]), Err(PackError::Full));
+        packer.seal().expect("one packet");
+        let huge = noise(262_144, 5);
+        packer.push(0, 3, 262_144, [&huge[..]], &[]).expect("gets a larger buffer");
+        assert_eq!(packer.seal().expect("one packet").header().packet_count, 1);
+        let over = vec![0; BODY_BYTES_MAX];
+        assert!(matches!(packer.push(0, 3, 1, [&over[..]], &[]), Err(PackError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn without_a_free_buffer_nothing_is_taken() {
+        let pool = Pool::new(200 << 10);
+        let mut packer = packer(&pool, Compression::Lz4);
+        assert!(packer.prepare());
+        let held = pool.take(1 << 10).expect("a little is left");
+        packer.push(0, 1, 4, [b"abcd"], &[]).expect("fits");
+        let block = packer.seal().expect("one packet");
+        assert!(block.bytes().len() < 1000);
+        let rest: Vec<_> = std::iter::from_fn(|| pool.take(16 << 10)).collect();
+        assert!(!packer.prepare());
+        assert_eq!(packer.push(0, 1, 4, [b"abcd"], &[]), Err(PackError::NoBuffer));
+        drop((rest, held));
+        assert!(packer.prepare());
+    }
+
+    proptest! {
+        #[test]
+        fn any_packets_come_out_as_they_went_in(
+            packets in proptest::collection::vec((any::<u64>(), proptest::collection::vec(any::<u8>(), 0..300)), 1..200),
+            lz4: bool,
+        ) {
+            let pool = Pool::new(16 << 20);
+            let mut packer = packer(&pool, if lz4 { Compression::Lz4 } else { Compression::None });
+            let mut blocks = Vec::new();
+            for (time, data) in &packets {
+                let push = |packer: &mut Packer| packer.push(0, *time, data.len() as u32, [&data[..]], &[]);
+                if push(&mut packer) == Err(PackError::Full) {
+                    blocks.extend(packer.seal());
+                    push(&mut packer).expect("an empty block has room");
+                }
+            }
+            blocks.extend(packer.seal());
+            let mut seen = Vec::new();
+            let mut before = (0, 0);
+            for (index, block) in blocks.iter().enumerate() {
+                let header = block.header();
+                prop_assert_eq!(header.sequence, index as u64);
+                prop_assert_eq!((header.packets_before, header.bytes_before), before);
+                before.0 += u64::from(header.packet_count);
+                before.1 += u64::from(header.byte_count);
+                let mut body = Vec::new();
+                block.unpack_into(&mut body).expect("unpacks");
+                for epb in Epbs::new(&body, 1) {
+                    let epb = epb.expect("whole");
+                    seen.push((epb.time_ns, epb.data.to_vec()));
+                }
+            }
+            prop_assert_eq!(seen, packets);
+        }
+    }
+}
