@@ -17,12 +17,16 @@
 //! what to do is polled out.
 
 pub mod block;
+pub mod connection;
 pub mod description;
+pub mod downlink;
+pub mod hub;
 pub mod interface;
 pub mod ledger;
 pub mod message;
 pub mod pack;
 pub mod pcapng;
 pub mod pool;
+pub mod uplink;
 
 pub use interface::Interface;

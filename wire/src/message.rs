@@ -116,7 +116,7 @@ pub enum Control {
     /// Relay: how far it has come in the streams of this publisher. `received` and `settled` count
     /// blocks: all with a lower sequence are.
     Ack { streams: Vec<StreamAck> },
-    /// Relay: who takes a publisher's streams now. `marks`: time marks are wanted.
+    /// Relay: how many viewers take a publisher's streams now. `marks`: time marks are wanted.
     Takers { viewers: u32, marks: bool },
     /// Publisher: nothing older than `complete_through_ns` is to come in an idle stream. The relay
     /// adds the epoch when it passes it on.
@@ -130,8 +130,9 @@ pub enum Control {
     Subscribe { selection: Selection },
     /// Relay: the subscription stands; these streams match now, the first blocks follow.
     Subscribed { streams: u32 },
-    /// Relay: a stream is joined; the first block to expect is `next_sequence`.
-    Join { key: StreamKey, name: String, next_sequence: u64, packets_before: u64, bytes_before: u64 },
+    /// Relay: a stream is joined. Its packets before `next_sequence`, as `status` counts them, are
+    /// not for this viewer.
+    Join { status: StreamStatus, next_sequence: u64 },
     /// Relay: blocks from `first_sequence` up to but without `next_sequence` do not come, and why.
     Skipped {
         key: StreamKey,

@@ -1,0 +1,623 @@
+//! The connection: a mio TCP stream that carries WebSocket messages. It only moves bytes; what
+//! they mean is the caller's.
+//!
+//! mio is edge-triggered, so a connection remembers that it is readable or writable until a call
+//! says `WouldBlock`. A caller that stops earlier must come back without an event:
+//! [`Connection::is_ready`] tells.
+//!
+//! Outgoing control messages have a queue of their own and go between data messages. A server's
+//! payloads are written from where they lie, by vectored writes; a client's must be masked, which
+//! is fused with the one copy into the send buffer.
+
+mod handshake;
+mod url;
+mod websocket;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mio::net::TcpStream;
+use thiserror::Error;
+
+pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
+pub use url::{RelayUrl, UrlError};
+use websocket::{Deframer, Outgoing, Polled, write_header};
+pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
+
+use crate::block::BLOCK_BYTES_MAX;
+use crate::message::{CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, Envelope, HELLO_BYTES_MAX};
+use crate::pool::Pool;
+
+/// Time for the TCP connection and the handshake.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// After this time without sending, a ping is due.
+pub const PING_TIME: Duration = Duration::from_secs(5);
+/// After this time without a byte received or accepted by the peer, the line is dead.
+pub const DEAD_TIME: Duration = Duration::from_secs(20);
+/// Time for the last bytes and the peer's close once we close.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// Bytes of a client's send buffer: pieces of this size are masked while they are in the cache.
+const SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Bytes and messages committed to the line at a time; what comes later can still be overtaken by
+/// a control message.
+const COMMITTED_BYTES: usize = 1 << 20;
+const COMMITTED_MESSAGES: usize = 32;
+/// Bytes read in one turn before others get theirs.
+const READ_SHARE_BYTES: usize = 4 << 20;
+/// Most control messages that wait; a peer that lets more pile up does not read.
+const CONTROL_QUEUE_MAX: usize = 4096;
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum ConnectionError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("no answer to the handshake within {} s", HANDSHAKE_TIME.as_secs())]
+    HandshakeTime,
+    #[error("nothing heard for {} s", DEAD_TIME.as_secs())]
+    Dead,
+    #[error("the peer closed the connection{}", reason_text(reason))]
+    Closed { reason: String },
+    #[error("the peer does not read: {CONTROL_QUEUE_MAX} control messages wait")]
+    NotReading,
+}
+
+fn reason_text(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Received {
+    /// The handshake is done; messages can be sent.
+    Open,
+    /// A control message, as JSON.
+    Control(Vec<u8>),
+    /// A data message: envelope and packed block.
+    Data(Bytes),
+}
+
+/// One frame on its way out.
+#[derive(Debug)]
+struct Piece {
+    head: Vec<u8>,
+    payload: Bytes,
+    mask: Option<[u8; 4]>,
+    is_data: bool,
+    /// Bytes of head and payload that are staged (client) or written (server).
+    done: usize,
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// TCP is connecting, then the request is sent, then the answer awaited.
+    ClientHandshake { connected: bool, key: String, answer: Vec<u8> },
+    /// The request is awaited.
+    ServerHandshake { request: Vec<u8> },
+    /// Messages flow.
+    Open,
+    /// A close frame or an HTTP refusal is going out; then the peer's end is awaited.
+    Closing { deadline: Instant, shut: bool },
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    is_client: bool,
+    phase: Phase,
+    started: Instant,
+    deframer: Deframer,
+    readable: bool,
+    writable: bool,
+    /// The pool had no buffer for what comes next.
+    wants_buffer: bool,
+    control: VecDeque<(Outgoing, Vec<u8>)>,
+    data: VecDeque<(Envelope, Bytes)>,
+    committed: VecDeque<Piece>,
+    committed_bytes: usize,
+    /// Masked bytes of a client (and any handshake bytes): `staged_from..` is unsent.
+    staged: Vec<u8>,
+    staged_from: usize,
+    /// Where in the stream of all staged bytes each data message ends.
+    staged_ends: VecDeque<u64>,
+    staged_total: u64,
+    sent_total: u64,
+    data_sent: u64,
+    bytes_in: u64,
+    last_heard: Instant,
+    last_sent: Instant,
+}
+
+impl Connection {
+    /// The client's end of `stream`, which may still be connecting.
+    pub fn client(stream: TcpStream, url: &RelayUrl, now: Instant) -> Result<Self, ConnectionError> {
+        let (request, key) = handshake::client_request(url)?;
+        let phase = Phase::ClientHandshake { connected: false, key, answer: Vec::new() };
+        let mut connection = Self::new(stream, true, phase, now);
+        connection.stage(&request);
+        Ok(connection)
+    }
+
+    /// The server's end of a stream just accepted.
+    pub fn server(stream: TcpStream, now: Instant) -> Self {
+        Self::new(stream, false, Phase::ServerHandshake { request: Vec::new() }, now)
+    }
+
+    fn new(stream: TcpStream, is_client: bool, phase: Phase, now: Instant) -> Self {
+        // Waiting to fill segments would delay lone packets; an error here changes nothing else.
+        let _ = stream.set_nodelay(true);
+        let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: HELLO_BYTES_MAX };
+        Self {
+            stream,
+            is_client,
+            phase,
+            started: now,
+            deframer: Deframer::new(!is_client, limits),
+            readable: true,
+            writable: !is_client,
+            wants_buffer: false,
+            control: VecDeque::new(),
+            data: VecDeque::new(),
+            committed: VecDeque::new(),
+            committed_bytes: 0,
+            staged: Vec::new(),
+            staged_from: 0,
+            staged_ends: VecDeque::new(),
+            staged_total: 0,
+            sent_total: 0,
+            data_sent: 0,
+            bytes_in: 0,
+            last_heard: now,
+            last_sent: now,
+        }
+    }
+
+    /// The stream, for registration with a poll and for socket options.
+    pub fn stream_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// The stream, for socket options.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Address of the peer, if it can still be told.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    /// Takes messages as long as a known peer may send, rather than a stranger's.
+    pub fn trust(&mut self, data_too: bool) {
+        let binary_bytes = if data_too { BLOCK_BYTES_MAX + ENVELOPE_BYTES } else { HELLO_BYTES_MAX };
+        self.deframer.set_limits(Limits { text_bytes: CONTROL_BYTES_MAX, binary_bytes });
+    }
+
+    /// The poll says that the stream is readable, writable or both.
+    pub fn set_ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// Whether there is something to do without a further event.
+    pub fn is_ready(&self) -> bool {
+        (self.readable && !self.wants_buffer) || (self.writable && self.wants_to_send())
+    }
+
+    /// Whether messages flow.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether we are closing.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// The pool may have a buffer again.
+    pub fn retry_buffer(&mut self) {
+        self.wants_buffer = false;
+    }
+
+    /// Whether reading waits for a buffer of the pool.
+    pub fn wants_buffer(&self) -> bool {
+        self.wants_buffer
+    }
+
+    /// Whether more data messages are welcome: little is queued here, so that the order of what
+    /// comes later can still change.
+    pub fn wants_data(&self) -> bool {
+        self.is_open() && self.data.is_empty() && self.committed_bytes < COMMITTED_BYTES / 2
+    }
+
+    /// Whether everything queued has been handed to the kernel.
+    pub fn is_flushed(&self) -> bool {
+        !self.wants_to_send()
+    }
+
+    /// Data messages that the peer's TCP has been handed, since the connection began.
+    pub fn data_sent(&self) -> u64 {
+        self.data_sent
+    }
+
+    /// Bytes handed to TCP and read from it.
+    pub fn bytes_sent_and_received(&self) -> (u64, u64) {
+        (self.sent_total, self.bytes_in)
+    }
+
+    /// Queues a control message.
+    pub fn queue_control(&mut self, control: &Control) {
+        self.control.push_back((Outgoing::Text, control.to_json()));
+    }
+
+    /// Queues a data message.
+    pub fn queue_data(&mut self, envelope: Envelope, block: Bytes) {
+        self.data.push_back((envelope, block));
+    }
+
+    /// Tells the peer why, and closes: what is committed still goes out, what is queued does not.
+    /// Keep calling [`Connection::drive`] until it ends with an error.
+    pub fn close(&mut self, now: Instant, code: u16, reason: &str) {
+        if self.is_closing() {
+            return;
+        }
+        let deadline = now + CLOSE_TIME;
+        if !self.is_open() {
+            self.phase = Phase::Closing { deadline, shut: false };
+            return;
+        }
+        self.data.clear();
+        if code != 1000 {
+            self.queue_control(&Control::Error { reason: reason.to_owned() });
+        }
+        let mut end = reason.len().min(120);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let payload = [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat();
+        self.control.push_back((Outgoing::Close, payload));
+        self.phase = Phase::Closing { deadline, shut: false };
+    }
+
+    /// Checks the clock: a handshake or a close that takes too long, a dead line; queues a ping
+    /// when nothing was sent for a while.
+    pub fn handle_timeout(&mut self, now: Instant, clock_ns: u64) -> Result<(), ConnectionError> {
+        match self.phase {
+            Phase::ClientHandshake { .. } | Phase::ServerHandshake { .. } => {
+                if now.duration_since(self.started) >= HANDSHAKE_TIME {
+                    return Err(ConnectionError::HandshakeTime);
+                }
+            }
+            Phase::Closing { deadline, .. } => {
+                if now >= deadline {
+                    return Err(ConnectionError::Closed { reason: String::new() });
+                }
+            }
+            Phase::Open => {
+                let heard = self.last_heard.max(self.last_sent_with_progress());
+                if now.saturating_duration_since(heard) >= DEAD_TIME {
+                    return Err(ConnectionError::Dead);
+                }
+                let idle = now.saturating_duration_since(self.last_sent) >= PING_TIME;
+                if idle && self.is_flushed() {
+                    self.queue_control(&Control::Ping { clock_ns });
+                    self.last_sent = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A byte accepted by the peer's TCP is a sign of life only while there is a backlog: an idle
+    /// line accepts into the local kernel whatever happens.
+    fn last_sent_with_progress(&self) -> Instant {
+        if self.wants_to_send() { self.last_sent } else { self.last_heard }
+    }
+
+    /// Reads until a message is whole, the socket would block, or this turn's share is used up.
+    /// `None`: nothing more for now.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        pool: &Pool,
+        share: &mut ReadShare,
+    ) -> Result<Option<Received>, ConnectionError> {
+        loop {
+            if !self.is_open() {
+                return self.receive_handshake(now);
+            }
+            match self.deframer.poll(pool)? {
+                Polled::Message(Incoming::Text(text)) => return Ok(Some(Received::Control(text))),
+                Polled::Message(Incoming::Binary(bytes)) => return Ok(Some(Received::Data(bytes))),
+                Polled::Message(Incoming::Pong) => continue,
+                Polled::Message(Incoming::Ping(payload)) => {
+                    self.control.push_back((Outgoing::Pong, payload));
+                    self.check_control_queue()?;
+                    continue;
+                }
+                Polled::Message(Incoming::Close { reason, .. }) => {
+                    return Err(ConnectionError::Closed { reason });
+                }
+                Polled::NeedBuffer => {
+                    self.wants_buffer = true;
+                    return Ok(None);
+                }
+                Polled::NeedBytes => {}
+            }
+            if !self.readable || share.0 == 0 {
+                return Ok(None);
+            }
+            let space = self.deframer.space();
+            match self.stream.read(space) {
+                Ok(0) => return Err(ConnectionError::Closed { reason: String::new() }),
+                Ok(count) => {
+                    self.deframer.filled(count);
+                    self.bytes_in += count as u64;
+                    self.last_heard = now;
+                    share.0 = share.0.saturating_sub(count);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn receive_handshake(&mut self, now: Instant) -> Result<Option<Received>, ConnectionError> {
+        let mut bytes = [0; 4096];
+        while self.readable {
+            if let Phase::ClientHandshake { connected: false, .. } = self.phase {
+                return Ok(None); // drive() finds out whether TCP is connected
+            }
+            let count = match self.stream.read(&mut bytes) {
+                Ok(0) => return Err(ConnectionError::Closed { reason: String::new() }),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.last_heard = now;
+            let rest = match &mut self.phase {
+                Phase::ClientHandshake { answer, key, .. } => {
+                    answer.extend_from_slice(&bytes[..count]);
+                    match handshake::client_response(answer, key)? {
+                        Some(consumed) => answer.split_off(consumed),
+                        None => continue,
+                    }
+                }
+                Phase::ServerHandshake { request } => {
+                    request.extend_from_slice(&bytes[..count]);
+                    match handshake::server_request(request) {
+                        None => continue,
+                        Some(handshake::ServerReply::Upgrade { response, consumed }) => {
+                            let rest = request.split_off(consumed);
+                            self.stage(&response);
+                            rest
+                        }
+                        Some(handshake::ServerReply::Refuse { response, reason }) => {
+                            self.stage(&response);
+                            self.phase = Phase::Closing { deadline: now + CLOSE_TIME, shut: false };
+                            return Err(HandshakeError::NotHttp { found: reason }.into());
+                        }
+                    }
+                }
+                Phase::Open => return Ok(None),
+                Phase::Closing { .. } => continue, // whatever still comes is thrown away
+            };
+            self.phase = Phase::Open;
+            self.deframer.preload(&rest)?;
+            return Ok(Some(Received::Open));
+        }
+        Ok(None)
+    }
+
+    /// Sends what can be sent. In the end of a close this is what ends with an error.
+    pub fn drive(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if let Phase::ClientHandshake { connected, .. } = &mut self.phase
+            && !*connected
+        {
+            if let Some(error) = self.stream.take_error()? {
+                return Err(error.into());
+            }
+            match self.stream.peer_addr() {
+                Ok(_) => *connected = true,
+                Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.check_control_queue()?;
+        while self.writable && self.wants_to_send() {
+            self.commit()?;
+            let sent = if self.staged_from < self.staged.len() {
+                self.stream.write(&self.staged[self.staged_from..])
+            } else {
+                write_pieces(&mut self.stream, &self.committed)
+            };
+            match sent {
+                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
+                Ok(count) => {
+                    self.last_sent = now;
+                    self.sent_total += count as u64;
+                    self.settle(count);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Phase::Closing { shut, .. } = &mut self.phase
+            && !*shut
+            && self.staged_from == self.staged.len()
+            && self.control.is_empty()
+            && self.committed.is_empty()
+        {
+            *shut = true;
+            let _ = self.stream.shutdown(Shutdown::Write); // the peer may be gone already
+        }
+        Ok(())
+    }
+
+    fn wants_to_send(&self) -> bool {
+        let queued = !self.control.is_empty() || !self.data.is_empty() || !self.committed.is_empty();
+        self.staged_from < self.staged.len() || (queued && (self.is_open() || self.is_closing()))
+    }
+
+    fn check_control_queue(&self) -> Result<(), ConnectionError> {
+        if self.control.len() > CONTROL_QUEUE_MAX { Err(ConnectionError::NotReading) } else { Ok(()) }
+    }
+
+    /// Commits queued messages to the line, control first, and masks a client's into the send
+    /// buffer.
+    fn commit(&mut self) -> io::Result<()> {
+        if !(self.is_open() || self.is_closing()) {
+            return Ok(());
+        }
+        while self.committed.len() < COMMITTED_MESSAGES && self.committed_bytes < COMMITTED_BYTES {
+            let (kind, envelope, payload) = if let Some((kind, payload)) = self.control.pop_front() {
+                (kind, None, Bytes::from(payload))
+            } else if let Some((envelope, block)) = self.data.pop_front() {
+                (Outgoing::Binary, Some(envelope), block)
+            } else {
+                break;
+            };
+            let mask = if self.is_client { Some(random_mask()?) } else { None };
+            let envelope_bytes = envelope.map(Envelope::emit);
+            let envelope_len = envelope_bytes.map_or(0, |bytes| bytes.len());
+            let mut head = Vec::with_capacity(24);
+            write_header(&mut head, kind, envelope_len + payload.len(), mask);
+            if let Some(mut bytes) = envelope_bytes {
+                if let Some(mask) = mask {
+                    apply_mask(&mut bytes, mask, 0);
+                }
+                head.extend_from_slice(&bytes);
+            }
+            let piece = Piece { head, payload, mask, is_data: envelope.is_some(), done: 0 };
+            self.committed_bytes += piece.len();
+            self.committed.push_back(piece);
+        }
+        if self.is_client && self.staged_from == self.staged.len() {
+            self.mask_into_send_buffer();
+        }
+        Ok(())
+    }
+
+    /// Fills a client's send buffer from the committed messages.
+    fn mask_into_send_buffer(&mut self) {
+        self.staged.clear();
+        self.staged_from = 0;
+        self.staged.reserve(SEND_BUFFER_BYTES);
+        while let Some(piece) = self.committed.front_mut() {
+            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
+            if room < 64 {
+                break;
+            }
+            let before = self.staged.len();
+            if piece.done == 0 {
+                self.staged.extend_from_slice(&piece.head);
+                piece.done = piece.head.len();
+            }
+            let payload_done = piece.done - piece.head.len();
+            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
+            let count = room.min(piece.payload.len() - payload_done);
+            let from = &piece.payload[payload_done..payload_done + count];
+            // The envelope, eight bytes, is part of the masked payload: the phase stays the same.
+            let at = self.staged.len();
+            self.staged.resize(at + count, 0);
+            copy_masked(from, &mut self.staged[at..], piece.mask.unwrap_or_default(), payload_done);
+            piece.done += count;
+            self.staged_total += (self.staged.len() - before) as u64;
+            if piece.done < piece.len() {
+                break;
+            }
+            if piece.is_data {
+                self.staged_ends.push_back(self.staged_total);
+            }
+            self.committed_bytes -= piece.len();
+            self.committed.pop_front();
+        }
+    }
+
+    /// Stages bytes that are no message: those of a handshake.
+    fn stage(&mut self, bytes: &[u8]) {
+        self.staged.extend_from_slice(bytes);
+        self.staged_total += bytes.len() as u64;
+    }
+
+    /// `count` more bytes have been handed to the kernel.
+    fn settle(&mut self, mut count: usize) {
+        if self.staged_from < self.staged.len() {
+            self.staged_from += count;
+            let staged_left = (self.staged.len() - self.staged_from) as u64;
+            let through = self.staged_total - staged_left;
+            while self.staged_ends.front().is_some_and(|end| *end <= through) {
+                self.staged_ends.pop_front();
+                self.data_sent += 1;
+            }
+            return;
+        }
+        while count > 0 {
+            let Some(piece) = self.committed.front_mut() else { return };
+            let left = piece.len() - piece.done;
+            if count < left {
+                piece.done += count;
+                return;
+            }
+            count -= left;
+            self.data_sent += u64::from(piece.is_data);
+            self.committed_bytes -= piece.len();
+            self.committed.pop_front();
+        }
+    }
+}
+
+/// How much may still be read in this turn; fair to the other connections.
+#[derive(Debug)]
+pub struct ReadShare(usize);
+
+impl Default for ReadShare {
+    fn default() -> Self {
+        Self(READ_SHARE_BYTES)
+    }
+}
+
+/// One vectored write of the committed frames, from where their payloads lie.
+fn write_pieces(stream: &mut TcpStream, pieces: &VecDeque<Piece>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); 2 * COMMITTED_MESSAGES];
+    let mut used = 0;
+    for piece in pieces.iter().take(COMMITTED_MESSAGES) {
+        let head = piece.head.get(piece.done..).unwrap_or_default();
+        let payload = &piece.payload[piece.done.saturating_sub(piece.head.len())..];
+        for part in [head, payload] {
+            if !part.is_empty() {
+                slices[used] = IoSlice::new(part);
+                used += 1;
+            }
+        }
+    }
+    stream.write_vectored(&slices[..used])
+}
+
+/// A mask that a party which can choose what we capture cannot predict (RFC 6455, section 10.3).
+fn random_mask() -> io::Result<[u8; 4]> {
+    let mut mask = [0; 4];
+    getrandom::fill(&mut mask).map_err(io::Error::other)?;
+    Ok(mask)
+}

@@ -1,0 +1,541 @@
+//! RFC 6455 over the caller's bytes: a deframer that reads payloads straight into pooled buffers
+//! and unmasks them in place, and the writing of frame headers. No I/O.
+//!
+//! tungstenite reads and writes the frame header and makes the handshake; its own connection type
+//! is not used, since it copies each payload into one growing buffer per connection.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control as ControlCode, Data as DataCode, OpCode};
+
+use crate::pool::{Buffer, Pool};
+
+/// Bytes of the staging buffer: headers, control messages and the beginnings of payloads.
+const STAGING_BYTES: usize = 16 << 10;
+/// Most payload bytes of a control frame (RFC 6455, section 5.5).
+const CONTROL_PAYLOAD_MAX: u64 = 125;
+
+/// A whole message, or a control frame.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A text message. Not yet checked to be UTF-8.
+    Text(Vec<u8>),
+    /// A binary message, in a buffer of the pool.
+    Binary(Bytes),
+    /// A ping, to be answered with its payload.
+    Ping(Vec<u8>),
+    /// An answer to a ping.
+    Pong,
+    /// The peer closes, with its reason.
+    Close {
+        /// Status code (section 7.4), 1005 if there was none.
+        code: u16,
+        /// Reason for people.
+        reason: String,
+    },
+}
+
+/// What [`Deframer::poll`] found.
+#[derive(Debug)]
+pub enum Polled {
+    /// A message is whole.
+    Message(Incoming),
+    /// More bytes are needed.
+    NeedBytes,
+    /// The pool has no buffer for the next message; try again when one is free.
+    NeedBuffer,
+}
+
+/// How a peer broke the WebSocket protocol.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum FrameError {
+    #[error("websocket: {0}")]
+    Malformed(&'static str),
+    #[error("websocket: message of {found} bytes, at most {limit} are taken here")]
+    TooLong { found: u64, limit: usize },
+}
+
+/// Longest messages taken, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Text messages.
+    pub text_bytes: usize,
+    /// Binary messages.
+    pub binary_bytes: usize,
+}
+
+/// Takes a byte stream apart into messages.
+#[derive(Debug)]
+pub struct Deframer {
+    /// Frames must be masked (we are the server) or must not be (we are the client).
+    masked: bool,
+    limits: Limits,
+    staging: Box<[u8]>,
+    /// Unread bytes of the staging buffer are `start..end`.
+    start: usize,
+    end: usize,
+    frame: Option<Frame>,
+    /// Earlier frames of a fragmented message.
+    fragments: Option<(DataCode, Vec<u8>)>,
+}
+
+/// The data frame being read.
+#[derive(Debug)]
+struct Frame {
+    code: DataCode,
+    is_final: bool,
+    mask: Option<[u8; 4]>,
+    target: Target,
+    filled: usize,
+}
+
+#[derive(Debug)]
+enum Target {
+    Plain(Vec<u8>),
+    Pooled(Buffer),
+    /// A binary frame whose buffer could not be had yet.
+    Wanted(usize),
+}
+
+impl Target {
+    fn len(&self) -> usize {
+        match self {
+            Target::Plain(bytes) => bytes.len(),
+            Target::Pooled(buffer) => buffer.len(),
+            Target::Wanted(len) => *len,
+        }
+    }
+
+    fn slice_mut(&mut self) -> &mut [u8] {
+        match self {
+            Target::Plain(bytes) => bytes,
+            Target::Pooled(buffer) => buffer,
+            Target::Wanted(_) => &mut [],
+        }
+    }
+}
+
+impl Deframer {
+    /// `masked`: the peer is a client, so its frames must be masked; a server's must not.
+    pub fn new(masked: bool, limits: Limits) -> Self {
+        Self {
+            masked,
+            limits,
+            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            frame: None,
+            fragments: None,
+        }
+    }
+
+    /// Changes the limits, for the messages that follow.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Where the next bytes of the peer go: into the payload itself where one is under way.
+    /// Empty only while a buffer is wanted and the staging buffer is full.
+    pub fn space(&mut self) -> &mut [u8] {
+        let direct = match &self.frame {
+            Some(frame) => self.start == self.end && !matches!(frame.target, Target::Wanted(_)),
+            None => false,
+        };
+        if direct && let Some(frame) = &mut self.frame {
+            return &mut frame.target.slice_mut()[frame.filled..];
+        }
+        if self.start > 0 {
+            self.staging.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.staging[self.end..]
+    }
+
+    /// `count` bytes have been written to [`Deframer::space`].
+    pub fn filled(&mut self, count: usize) {
+        match &mut self.frame {
+            Some(frame) if self.start == self.end && !matches!(frame.target, Target::Wanted(_)) => {
+                frame.advance(count);
+            }
+            _ => self.end = (self.end + count).min(self.staging.len()),
+        }
+    }
+
+    /// Puts bytes read before (behind a handshake) in front.
+    pub fn preload(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        let space = self.space();
+        let Some(room) = space.get_mut(..bytes.len()) else {
+            return Err(FrameError::Malformed("too many bytes behind the handshake"));
+        };
+        room.copy_from_slice(bytes);
+        self.filled(bytes.len());
+        Ok(())
+    }
+
+    /// The next message, as far as the bytes handed in go.
+    pub fn poll(&mut self, pool: &Pool) -> Result<Polled, FrameError> {
+        loop {
+            let Some(frame) = &mut self.frame else {
+                match self.header()? {
+                    Some(Begun::Control(message)) => return Ok(Polled::Message(message)),
+                    Some(Begun::Data) => continue,
+                    None => return Ok(Polled::NeedBytes),
+                }
+            };
+            if let Target::Wanted(len) = frame.target {
+                let Some(buffer) = pool.take(len) else { return Ok(Polled::NeedBuffer) };
+                frame.target = Target::Pooled(buffer);
+            }
+            let wanted = frame.target.len() - frame.filled;
+            let here = wanted.min(self.end - self.start);
+            if here > 0 {
+                let from = &self.staging[self.start..self.start + here];
+                frame.target.slice_mut()[frame.filled..frame.filled + here].copy_from_slice(from);
+                frame.advance(here);
+                self.start += here;
+            }
+            if here < wanted {
+                return Ok(Polled::NeedBytes);
+            }
+            if let Some(message) = self.finish_frame()? {
+                return Ok(Polled::Message(message));
+            }
+        }
+    }
+
+    /// Reads a frame header; a control frame is taken whole.
+    fn header(&mut self) -> Result<Option<Begun>, FrameError> {
+        let unread = &self.staging[self.start..self.end];
+        let mut cursor = Cursor::new(unread);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| FrameError::Malformed("invalid opcode"))?;
+        let Some((header, length)) = parsed else { return Ok(None) };
+        let header_len = cursor.position() as usize;
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(FrameError::Malformed("reserved bits are set"));
+        }
+        if header.mask.is_some() != self.masked {
+            let text =
+                if self.masked { "a client's frame is not masked" } else { "a server's frame is masked" };
+            return Err(FrameError::Malformed(text));
+        }
+        let code = match header.opcode {
+            OpCode::Data(code) => code,
+            OpCode::Control(code) => {
+                if !header.is_final || length > CONTROL_PAYLOAD_MAX {
+                    return Err(FrameError::Malformed("a control frame is fragmented or over 125 bytes"));
+                }
+                let end = header_len + length as usize;
+                let Some(payload) = unread.get(header_len..end) else { return Ok(None) };
+                let mut payload = payload.to_vec();
+                if let Some(mask) = header.mask {
+                    apply_mask(&mut payload, mask, 0);
+                }
+                self.start += end;
+                return control(code, payload).map(|message| Some(Begun::Control(message)));
+            }
+        };
+        let (message_code, before) = match (&self.fragments, code) {
+            (Some((code, bytes)), DataCode::Continue) => (*code, bytes.len() as u64),
+            (None, DataCode::Text | DataCode::Binary) => (code, 0),
+            (Some(_), _) => return Err(FrameError::Malformed("a new message inside a fragmented one")),
+            (None, _) => return Err(FrameError::Malformed("a continuation of nothing")),
+        };
+        let is_text = message_code == DataCode::Text;
+        let limit = if is_text { self.limits.text_bytes } else { self.limits.binary_bytes };
+        let found = before.saturating_add(length);
+        if found > limit as u64 {
+            return Err(FrameError::TooLong { found, limit });
+        }
+        let length = length as usize; // at most `limit`
+        let whole = header.is_final && self.fragments.is_none();
+        let target = if whole && !is_text { Target::Wanted(length) } else { Target::Plain(vec![0; length]) };
+        self.start += header_len;
+        self.frame = Some(Frame {
+            code: message_code,
+            is_final: header.is_final,
+            mask: header.mask,
+            target,
+            filled: 0,
+        });
+        Ok(Some(Begun::Data))
+    }
+
+    /// The frame under way is whole; so is the message if it was the last.
+    fn finish_frame(&mut self) -> Result<Option<Incoming>, FrameError> {
+        let Some(frame) = self.frame.take() else { return Ok(None) };
+        let bytes = match frame.target {
+            Target::Pooled(buffer) => return Ok(Some(Incoming::Binary(buffer.freeze()))),
+            Target::Plain(bytes) => bytes,
+            Target::Wanted(_) => return Ok(None),
+        };
+        let bytes = match self.fragments.take() {
+            Some((_, mut earlier)) => {
+                earlier.extend_from_slice(&bytes);
+                earlier
+            }
+            None => bytes,
+        };
+        if !frame.is_final {
+            self.fragments = Some((frame.code, bytes));
+            return Ok(None);
+        }
+        Ok(Some(match frame.code {
+            DataCode::Text => Incoming::Text(bytes),
+            _ => Incoming::Binary(bytes.into()),
+        }))
+    }
+}
+
+/// What a frame header began.
+enum Begun {
+    Control(Incoming),
+    Data,
+}
+
+impl Frame {
+    /// `count` more bytes are in the target: unmasks them while they are in the cache.
+    fn advance(&mut self, count: usize) {
+        let until = (self.filled + count).min(self.target.len());
+        if let Some(mask) = self.mask {
+            apply_mask(&mut self.target.slice_mut()[self.filled..until], mask, self.filled);
+        }
+        self.filled = until;
+    }
+}
+
+fn control(code: ControlCode, payload: Vec<u8>) -> Result<Incoming, FrameError> {
+    match code {
+        ControlCode::Ping => Ok(Incoming::Ping(payload)),
+        ControlCode::Pong => Ok(Incoming::Pong),
+        ControlCode::Close => match payload.split_first_chunk::<2>() {
+            Some((code, reason)) => Ok(Incoming::Close {
+                code: u16::from_be_bytes(*code),
+                reason: String::from_utf8_lossy(reason).into_owned(),
+            }),
+            None if payload.is_empty() => Ok(Incoming::Close { code: 1005, reason: String::new() }),
+            None => Err(FrameError::Malformed("a close frame of one byte")),
+        },
+        ControlCode::Reserved(_) => Err(FrameError::Malformed("a reserved opcode")),
+    }
+}
+
+/// What kind of frame to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A text message.
+    Text,
+    /// A binary message.
+    Binary,
+    /// An answer to a ping.
+    Pong,
+    /// A close frame.
+    Close,
+}
+
+/// Appends the header of a frame of `length` payload bytes.
+pub fn write_header(out: &mut Vec<u8>, kind: Outgoing, length: usize, mask: Option<[u8; 4]>) {
+    let opcode = match kind {
+        Outgoing::Text => OpCode::Data(DataCode::Text),
+        Outgoing::Binary => OpCode::Data(DataCode::Binary),
+        Outgoing::Pong => OpCode::Control(ControlCode::Pong),
+        Outgoing::Close => OpCode::Control(ControlCode::Close),
+    };
+    let header = FrameHeader { opcode, mask, ..FrameHeader::default() };
+    // Writing into a Vec has no way to fail.
+    let _ = header.format(length as u64, out);
+}
+
+/// The mask as eight bytes that begin at `phase` of the payload.
+fn wide_mask(mask: [u8; 4], phase: usize) -> u64 {
+    let rotated: [u8; 8] = std::array::from_fn(|index| mask[(phase + index) % 4]);
+    u64::from_ne_bytes(rotated)
+}
+
+/// XORs `data`, which begins `phase` bytes into the payload, with the mask (section 5.3).
+pub fn apply_mask(data: &mut [u8], mask: [u8; 4], phase: usize) {
+    let wide = wide_mask(mask, phase);
+    let mut chunks = data.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        if let Ok(bytes) = <[u8; 8]>::try_from(&*chunk) {
+            chunk.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ wide).to_ne_bytes());
+        }
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(wide.to_ne_bytes()) {
+        *byte ^= key;
+    }
+}
+
+/// Copies `from` to `to`, of the same length, XORed with the mask from `phase` on: the one copy
+/// that masking allows the uplink.
+pub fn copy_masked(from: &[u8], to: &mut [u8], mask: [u8; 4], phase: usize) {
+    let wide = wide_mask(mask, phase);
+    let mut targets = to.chunks_exact_mut(8);
+    let mut sources = from.chunks_exact(8);
+    for (target, source) in (&mut targets).zip(&mut sources) {
+        if let Ok(bytes) = <[u8; 8]>::try_from(source) {
+            target.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ wide).to_ne_bytes());
+        }
+    }
+    let rest = targets.into_remainder().iter_mut().zip(sources.remainder());
+    for ((target, source), key) in rest.zip(wide.to_ne_bytes()) {
+        *target = source ^ key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits { text_bytes: 1 << 20, binary_bytes: 1 << 20 };
+
+    fn frame(head: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![head];
+        let bit = if mask.is_some() { 0x80 } else { 0 };
+        match payload.len() {
+            length @ 0..=125 => out.push(bit | length as u8),
+            length @ 126..=65535 => {
+                out.push(bit | 126);
+                out.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            length => {
+                out.push(bit | 127);
+                out.extend_from_slice(&(length as u64).to_be_bytes());
+            }
+        }
+        let start = out.len() + mask.map_or(0, |mask| mask.len());
+        out.extend(mask.iter().flatten());
+        out.extend_from_slice(payload);
+        if let Some(mask) = mask {
+            for (index, byte) in out[start..].iter_mut().enumerate() {
+                *byte ^= mask[index % 4];
+            }
+        }
+        out
+    }
+
+    /// Feeds `bytes` in pieces of the given sizes, in turn.
+    fn feed(bytes: &[u8], sizes: &[usize], masked: bool) -> Result<Vec<String>, FrameError> {
+        let pool = Pool::new(8 << 20);
+        let mut deframer = Deframer::new(masked, LIMITS);
+        let mut seen = Vec::new();
+        let mut rest = bytes;
+        let mut turn = sizes.iter().cycle();
+        loop {
+            match deframer.poll(&pool)? {
+                Polled::Message(message) => seen.push(match message {
+                    Incoming::Text(text) => format!("text {}", text.escape_ascii()),
+                    Incoming::Binary(bytes) => {
+                        format!("binary {} {:08x}", bytes.len(), crc32fast::hash(&bytes))
+                    }
+                    Incoming::Ping(payload) => format!("ping {}", payload.len()),
+                    Incoming::Pong => "pong".to_owned(),
+                    Incoming::Close { code, reason } => format!("close {code} {reason}"),
+                }),
+                Polled::NeedBuffer => panic!("the pool is large enough"),
+                Polled::NeedBytes if rest.is_empty() => return Ok(seen),
+                Polled::NeedBytes => {
+                    let space = deframer.space();
+                    let count = rest.len().min(space.len()).min(*turn.next().expect("cycles").max(&1));
+                    space[..count].copy_from_slice(&rest[..count]);
+                    rest = &rest[count..];
+                    deframer.filled(count);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn messages_come_out_whatever_the_pieces() {
+        let big: Vec<u8> = (0..300_000u32).map(|value| (value % 251) as u8).collect();
+        for mask in [None, Some([1, 2, 3, 4])] {
+            let bytes = [
+                frame(0x81, mask, b"hi"),
+                frame(0x82, mask, &big),
+                frame(0x01, mask, b"frag"),
+                frame(0x89, mask, b"in between"),
+                frame(0x80, mask, b"mented"),
+                frame(0x02, mask, &big[..200]),
+                frame(0x80, mask, &big[200..]),
+                frame(0x82, mask, b""),
+                frame(0x88, mask, &[&1000u16.to_be_bytes()[..], b"bye"].concat()),
+            ]
+            .concat();
+            let binary = format!("binary 300000 {:08x}", crc32fast::hash(&big));
+            let expected = [
+                "text hi",
+                &binary,
+                "ping 10",
+                "text fragmented",
+                &binary,
+                "binary 0 00000000",
+                "close 1000 bye",
+            ];
+            for sizes in [&[1][..], &[7, 4096], &[65_536], &[3, 1, 100_000]] {
+                assert_eq!(feed(&bytes, sizes, mask.is_some()).expect("well formed"), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn broken_frames_are_refused() {
+        let mask = Some([9, 8, 7, 6]);
+        let cases: [(Vec<u8>, &str); 8] = [
+            (frame(0x82, None, b"x"), "not masked"),
+            (frame(0xc2, mask, b"x"), "reserved bits"),
+            (frame(0x83, mask, b"x"), "opcode"),
+            (frame(0x80, mask, b"x"), "continuation of nothing"),
+            ([frame(0x01, mask, b"x"), frame(0x82, mask, b"x")].concat(), "inside a fragmented"),
+            (frame(0x09, mask, b"x"), "control frame"),
+            (frame(0x89, mask, &[0; 126]), "control frame"),
+            (vec![0x82, 0xff, 0, 0, 0, 0, 0, 0x20, 0, 0, 1, 1, 1, 1], "2097152 bytes"),
+        ];
+        for (bytes, text) in cases {
+            let error = feed(&bytes, &[1000], true).expect_err(text).to_string();
+            assert!(error.contains(text) || text == "opcode", "{error}");
+        }
+        assert!(feed(&frame(0x82, mask, b"x"), &[9], false).is_err());
+        let huge = [&[0x82, 0xff][..], &[0xff; 8], &[0; 4]].concat();
+        assert!(matches!(
+            feed(&huge, &[9], true),
+            Err(FrameError::TooLong { .. } | FrameError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn a_missing_buffer_is_waited_for() {
+        let pool = Pool::new(1024);
+        let held = pool.take(1024).expect("all of it");
+        let mut deframer = Deframer::new(false, LIMITS);
+        deframer.preload(&frame(0x82, None, &[5; 100])).expect("fits");
+        assert!(matches!(deframer.poll(&pool), Ok(Polled::NeedBuffer)));
+        drop(held);
+        assert!(matches!(deframer.poll(&pool), Ok(Polled::Message(Incoming::Binary(_)))));
+    }
+
+    proptest! {
+        #[test]
+        fn masking_agrees_with_the_definition(
+            data in proptest::collection::vec(any::<u8>(), 0..100), mask: [u8; 4], phase in 0usize..9,
+        ) {
+            let expected: Vec<u8> =
+                data.iter().enumerate().map(|(index, byte)| byte ^ mask[(phase + index) % 4]).collect();
+            let mut copied = vec![0; data.len()];
+            copy_masked(&data, &mut copied, mask, phase);
+            prop_assert_eq!(&copied, &expected);
+            let mut in_place = data;
+            apply_mask(&mut in_place, mask, phase);
+            prop_assert_eq!(in_place, expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), masked: bool) {
+            let _ = feed(&bytes, &[13], masked);
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The viewer's side of the protocol: what was received of each stream, what is missing and why.
+//! No I/O, no clock.
+//!
+//! Invariants:
+//! * a block is passed on at most once, and the blocks of a stream in sequence;
+//! * every packet between the first block of a stream and the last that came is either passed on
+//!   or counted as missing, at the stage that the relay or the sniffer names.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
+use crate::description::{Description, INTERFACES_MAX};
+use crate::ledger::{Losses, Report, Stage};
+use crate::message::{Control, Envelope, MessageError, PROTOCOL, Role, Selection, StreamStatus};
+
+/// Most notices of one stream that wait for the gap they explain.
+const NOTICES_MAX: usize = 4096;
+/// Most bytes of a description or report once read.
+const STREAMS_MAX: usize = 1 << 20;
+
+/// How the relay broke the protocol, or refused.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum DownlinkError {
+    #[error("the relay speaks protocol {found}, this viewer {PROTOCOL}: upgrade the older of the two")]
+    Protocol { found: u32 },
+    #[error("the relay refused: {reason}")]
+    Refused { reason: String },
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    #[error("{0}")]
+    Block(#[from] BlockError),
+    #[error("a block of stream {key}, which was not joined")]
+    NotJoined { key: StreamKey },
+    #[error("over {STREAMS_MAX} streams")]
+    TooManyStreams,
+}
+
+/// What came.
+#[derive(Debug)]
+pub enum Event {
+    /// The relay welcomed us and the subscription stands; so many streams match now.
+    Subscribed(u32),
+    /// A stream was joined.
+    Joined(StreamKey),
+    /// The stream's table of interfaces, whole.
+    Description(StreamKey, Description),
+    /// Packets, to be unpacked. Check the result and tell [`Downlink::handle_corrupt`] if it fails.
+    Packets(PackedBlock),
+    /// Totals of the stream.
+    Report(StreamKey, Report),
+    /// Nothing older is to come in an idle stream.
+    Mark(StreamKey, u64),
+    /// Packets are missing, and why.
+    Missing(StreamKey, Losses),
+    /// The stream has ended, in order or with a reason.
+    Ended(StreamKey, Option<String>),
+    /// The list that was asked for.
+    List(Vec<StreamStatus>),
+}
+
+/// What is known of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct StreamState {
+    /// Name of its sniffer.
+    pub name: String,
+    /// Its last description.
+    pub description: Option<Description>,
+    /// Its last report.
+    pub report: Option<Report>,
+    /// Packets in blocks that were passed on.
+    pub received_packets: u64,
+    /// Their captured bytes.
+    pub received_bytes: u64,
+    /// Packets that do not come, by stage. What the kernel dropped is in the report.
+    pub missing: Losses,
+    /// Blocks that came again.
+    pub duplicates: u64,
+    /// Whether the stream has ended.
+    pub ended: bool,
+    next_sequence: Option<u64>,
+    packets_before: u64,
+    bytes_before: u64,
+    notices: VecDeque<Notice>,
+}
+
+#[derive(Clone, Debug)]
+struct Notice {
+    first_sequence: u64,
+    next_sequence: u64,
+    packets: u64,
+    bytes: u64,
+    stage: Stage,
+}
+
+/// The viewer's side of the protocol.
+#[derive(Debug)]
+pub struct Downlink {
+    agent: String,
+    selection: Option<Selection>,
+    streams: BTreeMap<StreamKey, StreamState>,
+    control: VecDeque<Control>,
+    events: VecDeque<Event>,
+    welcomed: bool,
+    corrupt_blocks: u64,
+}
+
+impl Downlink {
+    /// A viewer that subscribes to `selection`, or that only asks for the list.
+    pub fn new(agent: String, selection: Option<Selection>) -> Self {
+        Self {
+            agent,
+            selection,
+            streams: BTreeMap::new(),
+            control: VecDeque::new(),
+            events: VecDeque::new(),
+            welcomed: false,
+            corrupt_blocks: 0,
+        }
+    }
+
+    /// The connection is open: says hello.
+    pub fn handle_connected(&mut self, clock_ns: u64) {
+        self.control.push_back(Control::Hello {
+            protocol: PROTOCOL,
+            role: Role::Subscribe,
+            name: String::new(),
+            epoch: Epoch::default(),
+            agent: self.agent.clone(),
+            clock_ns,
+        });
+    }
+
+    /// A control message of the relay.
+    pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), DownlinkError> {
+        match control {
+            Control::Welcome { protocol, .. } => {
+                if protocol != PROTOCOL {
+                    return Err(DownlinkError::Protocol { found: protocol });
+                }
+                self.welcomed = true;
+                self.control.push_back(match &self.selection {
+                    Some(selection) => Control::Subscribe { selection: selection.clone() },
+                    None => Control::List,
+                });
+            }
+            Control::Subscribed { streams } => self.events.push_back(Event::Subscribed(streams)),
+            Control::Join { status, next_sequence } => self.handle_join(status, next_sequence)?,
+            Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage } => {
+                let Some(stream) = self.streams.get_mut(&key) else {
+                    return Err(DownlinkError::NotJoined { key });
+                };
+                if stream.notices.len() < NOTICES_MAX {
+                    let notice = Notice { first_sequence, next_sequence, packets, bytes, stage };
+                    stream.notices.push_back(notice);
+                }
+            }
+            Control::Gone { key, reason } => {
+                if let Some(stream) = self.streams.get_mut(&key)
+                    && !stream.ended
+                {
+                    stream.ended = true;
+                    self.events.push_back(Event::Ended(key, Some(reason)));
+                }
+            }
+            Control::Mark { epoch, stream, complete_through_ns } => {
+                let key = StreamKey { epoch, stream };
+                if self.streams.contains_key(&key) {
+                    self.events.push_back(Event::Mark(key, complete_through_ns));
+                }
+            }
+            Control::Streams { streams } => self.events.push_back(Event::List(streams)),
+            Control::Ping { clock_ns: ping_ns } => {
+                self.control.push_back(Control::Pong { ping_ns, clock_ns })
+            }
+            Control::Error { reason } => return Err(DownlinkError::Refused { reason }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn handle_join(&mut self, status: StreamStatus, next_sequence: u64) -> Result<(), DownlinkError> {
+        if self.streams.len() >= STREAMS_MAX {
+            return Err(DownlinkError::TooManyStreams);
+        }
+        let stream = self.streams.entry(status.key).or_default();
+        if stream.next_sequence.is_none() {
+            stream.name = status.name;
+            stream.next_sequence = Some(next_sequence);
+            stream.packets_before = status.packets;
+            stream.bytes_before = status.bytes;
+            self.events.push_back(Event::Joined(status.key));
+        }
+        Ok(())
+    }
+
+    /// A data message of the relay.
+    pub fn handle_data(&mut self, message: Bytes) -> Result<(), DownlinkError> {
+        Envelope::parse(&message)?;
+        let block = PackedBlock::new(message.slice(crate::message::ENVELOPE_BYTES..))?;
+        let header = *block.header();
+        let key = header.key;
+        let Some(stream) = self.streams.get_mut(&key) else { return Err(DownlinkError::NotJoined { key }) };
+        let next = stream.next_sequence.unwrap_or(0);
+        let is_replay = header.sequence < next;
+        if is_replay && header.kind != Kind::Description {
+            stream.duplicates += 1;
+            return Ok(());
+        }
+        if !is_replay {
+            if let Some(missing) = stream.advance(&header) {
+                self.events.push_back(Event::Missing(key, missing));
+            }
+        }
+        match header.kind {
+            Kind::Packets => self.events.push_back(Event::Packets(block)),
+            Kind::Description => match read_json::<Description>(&block) {
+                Some(description) if description.interfaces.len() <= INTERFACES_MAX => {
+                    // A replay is never older than what we have; but tables only grow.
+                    let known = stream.description.as_ref().map_or(0, |known| known.interfaces.len());
+                    if description.interfaces.len() >= known {
+                        stream.description = Some(description.clone());
+                        self.events.push_back(Event::Description(key, description));
+                    }
+                }
+                _ => self.corrupt_blocks += 1,
+            },
+            Kind::Report => match read_json::<Report>(&block) {
+                Some(report) => {
+                    stream.report = Some(report.clone());
+                    self.events.push_back(Event::Report(key, report));
+                }
+                None => self.corrupt_blocks += 1,
+            },
+        }
+        if header.end
+            && let Some(stream) = self.streams.get_mut(&key)
+            && !stream.ended
+        {
+            stream.ended = true;
+            self.events.push_back(Event::Ended(key, None));
+        }
+        Ok(())
+    }
+
+    /// The body of a block that was passed on failed its checks and was dropped whole.
+    pub fn handle_corrupt(&mut self, header: &Header) {
+        self.corrupt_blocks += 1;
+        if let Some(stream) = self.streams.get_mut(&header.key) {
+            stream.received_packets -= u64::from(header.packet_count).min(stream.received_packets);
+            stream.received_bytes -= u64::from(header.byte_count).min(stream.received_bytes);
+            stream.missing.add(Stage::Corrupt, header.packet_count.into(), header.byte_count.into());
+        }
+    }
+
+    /// The next control message to send.
+    pub fn poll_control(&mut self) -> Option<Control> {
+        self.control.pop_front()
+    }
+
+    /// What came, in order.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Asks for the list.
+    pub fn request_list(&mut self) {
+        self.control.push_back(Control::List);
+    }
+
+    /// The relay has welcomed us.
+    pub fn is_welcomed(&self) -> bool {
+        self.welcomed
+    }
+
+    /// Every stream that was joined.
+    pub fn streams(&self) -> &BTreeMap<StreamKey, StreamState> {
+        &self.streams
+    }
+
+    /// Blocks dropped because a check failed.
+    pub fn corrupt_blocks(&self) -> u64 {
+        self.corrupt_blocks
+    }
+}
+
+impl StreamState {
+    /// Counts a block that came in sequence; what is missing before it, if anything.
+    fn advance(&mut self, header: &Header) -> Option<Losses> {
+        let mut packets = header.packets_before.saturating_sub(self.packets_before);
+        let mut bytes = header.bytes_before.saturating_sub(self.bytes_before);
+        self.next_sequence = Some(header.sequence + 1);
+        self.packets_before = header.packets_before + u64::from(header.packet_count);
+        self.bytes_before = header.bytes_before + u64::from(header.byte_count);
+        self.received_packets += u64::from(header.packet_count);
+        self.received_bytes += u64::from(header.byte_count);
+        let mut missing = Losses::default();
+        // Notices overtake the blocks queued before the gap, so they are here already.
+        while let Some(notice) = self.notices.front() {
+            if notice.first_sequence >= header.sequence || notice.next_sequence > header.sequence {
+                break;
+            }
+            let (told_packets, told_bytes) = (notice.packets.min(packets), notice.bytes.min(bytes));
+            missing.add(notice.stage, told_packets, told_bytes);
+            packets -= told_packets;
+            bytes -= told_bytes;
+            self.notices.pop_front();
+        }
+        missing.add(Stage::Unexplained, packets, if packets == 0 { 0 } else { bytes });
+        for (stage, loss) in &missing.0 {
+            self.missing.add(*stage, loss.packets, loss.bytes);
+        }
+        (missing.packets() > 0).then_some(missing)
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(block: &PackedBlock) -> Option<T> {
+    let mut body = Vec::new();
+    block.unpack_into(&mut body).ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Interface;
+    use crate::pack::{Compression, Packer};
+    use crate::pool::Pool;
+
+    const KEY: StreamKey = StreamKey { epoch: Epoch(3), stream: 1 };
+
+    fn message(block: &PackedBlock) -> Bytes {
+        [&Envelope::default().emit()[..], block.bytes()].concat().into()
+    }
+
+    fn joined(next_sequence: u64) -> Downlink {
+        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let status =
+            StreamStatus { key: KEY, name: "host".into(), packets: next_sequence, ..Default::default() };
+        downlink.handle_control(Control::Join { status, next_sequence }, 0).expect("joins");
+        downlink
+    }
+
+    fn packets(packer: &mut Packer, count: usize) -> PackedBlock {
+        for _ in 0..count {
+            packer.push(0, 1, 10, [&[0; 10][..]], &[]).expect("room");
+        }
+        packer.seal().expect("packets")
+    }
+
+    #[test]
+    fn what_is_missing_is_priced_and_explained() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let blocks: Vec<_> = (1..=5).map(|count| packets(&mut packer, count)).collect();
+        let mut downlink = joined(0);
+        downlink.handle_data(message(&blocks[0])).expect("joined");
+        downlink.handle_data(message(&blocks[0])).expect("a duplicate");
+        let notice = Control::Skipped {
+            key: KEY,
+            first_sequence: 1,
+            next_sequence: 2,
+            packets: 2,
+            bytes: 20,
+            stage: Stage::ViewerQueue,
+        };
+        downlink.handle_control(notice, 0).expect("joined");
+        downlink.handle_data(message(&blocks[3])).expect("joined");
+        downlink.handle_corrupt(blocks[3].header());
+        downlink.handle_data(message(&blocks[4])).expect("joined");
+        let stream = &downlink.streams()[&KEY];
+        assert_eq!((stream.received_packets, stream.duplicates), (6, 1));
+        assert_eq!(stream.missing.packets_at(Stage::ViewerQueue), 2);
+        assert_eq!(stream.missing.packets_at(Stage::Unexplained), 3);
+        assert_eq!(stream.missing.packets_at(Stage::Corrupt), 4);
+        assert_eq!(stream.received_packets + stream.missing.packets(), 15);
+    }
+
+    #[test]
+    fn a_replayed_description_is_taken_and_joins_do_not_count_what_was_before() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let description =
+            Description { interfaces: vec![Interface::default()], name: "host".into(), ..Default::default() };
+        let first = packer.seal_json(Kind::Description, &description, 0, false).expect("room");
+        let second = packets(&mut packer, 2);
+        let third = packets(&mut packer, 1);
+        let mut downlink = joined(2);
+        downlink.handle_data(message(&first)).expect("joined");
+        downlink.handle_data(message(&second)).expect("before us");
+        downlink.handle_data(message(&third)).expect("ours");
+        let end = packer.seal_json(Kind::Report, &Report::default(), 0, true).expect("room");
+        downlink.handle_data(message(&end)).expect("ours");
+        let events: Vec<_> = std::iter::from_fn(|| downlink.poll_event()).collect();
+        assert!(matches!(
+            events[..],
+            [
+                Event::Joined(KEY),
+                Event::Description(KEY, _),
+                Event::Packets(_),
+                Event::Report(KEY, _),
+                Event::Ended(KEY, None)
+            ]
+        ));
+        assert_eq!(downlink.streams()[&KEY].received_packets, 1);
+        assert_eq!(downlink.streams()[&KEY].missing, Losses::default());
+    }
+
+    #[test]
+    fn a_block_that_lies_is_refused() {
+        let mut downlink = joined(0);
+        assert!(downlink.handle_data(Bytes::from_static(b"short")).is_err());
+        let key = StreamKey { epoch: Epoch(9), stream: 1 };
+        let mut packer = Packer::new(key, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let foreign = message(&packets(&mut packer, 1));
+        assert!(matches!(downlink.handle_data(foreign), Err(DownlinkError::NotJoined { .. })));
+    }
+}

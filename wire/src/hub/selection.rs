@@ -1,0 +1,99 @@
+//! Which streams a viewer wants: globs over the names of sniffers and interfaces.
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use thiserror::Error;
+
+use crate::message::{Selection, StreamStatus};
+
+/// Most globs of one selection.
+const GLOBS_MAX: usize = 256;
+/// Most bytes of one glob.
+const GLOB_BYTES_MAX: usize = 1024;
+
+/// Why a selection is refused.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum SelectionError {
+    #[error("glob {glob:?}: {problem}")]
+    Glob { glob: String, problem: String },
+    #[error("over {GLOBS_MAX} globs")]
+    TooMany,
+}
+
+/// A selection, compiled.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    sniffers: Option<GlobSet>,
+    interfaces: Option<GlobSet>,
+}
+
+impl Matcher {
+    /// Compiles the globs of `selection`.
+    pub fn new(selection: &Selection) -> Result<Self, SelectionError> {
+        Ok(Self { sniffers: compile(&selection.sniffers)?, interfaces: compile(&selection.interfaces)? })
+    }
+
+    /// Whether a stream has a matching sniffer and at least one matching interface.
+    pub fn matches(&self, status: &StreamStatus) -> bool {
+        let sniffer = self.sniffers.as_ref().is_none_or(|globs| globs.is_match(&status.name));
+        let of_interest = |name: &String| self.matches_interface(name);
+        sniffer && (self.interfaces.is_none() || status.interfaces.iter().any(of_interest))
+    }
+
+    /// Whether an interface matches.
+    pub fn matches_interface(&self, name: &str) -> bool {
+        self.interfaces.as_ref().is_none_or(|globs| globs.is_match(name))
+    }
+}
+
+/// `None` for an empty list, which matches everything.
+fn compile(globs: &[String]) -> Result<Option<GlobSet>, SelectionError> {
+    if globs.is_empty() {
+        return Ok(None);
+    }
+    if globs.len() > GLOBS_MAX {
+        return Err(SelectionError::TooMany);
+    }
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        let fail = |problem: String| SelectionError::Glob { glob: glob.chars().take(100).collect(), problem };
+        if glob.len() > GLOB_BYTES_MAX {
+            return Err(fail(format!("over {GLOB_BYTES_MAX} bytes")));
+        }
+        set.add(Glob::new(glob).map_err(|error| fail(error.kind().to_string()))?);
+    }
+    let fail =
+        |error: globset::Error| SelectionError::Glob { glob: globs.join(" "), problem: error.to_string() };
+    set.build().map(Some).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(sniffers: &[&str], interfaces: &[&str], name: &str, of: &[&str]) -> bool {
+        let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let selection =
+            Selection { sniffers: strings(sniffers), interfaces: strings(interfaces), marks: false };
+        let status =
+            StreamStatus { name: name.to_owned(), interfaces: strings(of), ..StreamStatus::default() };
+        Matcher::new(&selection).expect("globs").matches(&status)
+    }
+
+    #[test]
+    fn globs_choose_streams() {
+        assert!(matches(&[], &[], "any", &[]));
+        assert!(matches(&["web-*"], &[], "web-3", &["eth0"]));
+        assert!(!matches(&["web-*"], &[], "db-3", &["eth0"]));
+        assert!(matches(&[], &["eth?", "lo"], "x", &["wlan0", "lo"]));
+        assert!(!matches(&[], &["eth?"], "x", &["wlan0"]));
+        assert!(!matches(&[], &["eth?"], "x", &[]));
+    }
+
+    #[test]
+    fn a_bad_glob_is_named() {
+        let selection = Selection { sniffers: vec!["a[".into()], ..Selection::default() };
+        let error = Matcher::new(&selection).expect_err("unclosed").to_string();
+        assert!(error.contains("\"a[\""), "{error}");
+    }
+}

@@ -1,0 +1,291 @@
+//! Tests of the hub as a state machine. The simulation in `tests/sim.rs` drives it by seed.
+
+use super::*;
+use crate::pack::{Compression, Packer};
+use crate::pool::Pool;
+
+const SNIFFER: PeerId = PeerId(1);
+const VIEWER: PeerId = PeerId(2);
+const OTHER: PeerId = PeerId(3);
+const EPOCH: Epoch = Epoch(77);
+
+fn packer() -> Packer {
+    Packer::new(StreamKey { epoch: EPOCH, stream: 0 }, Pool::new(1 << 30), 64 << 10, Compression::None)
+}
+
+fn block(packer: &mut Packer, bytes: usize) -> Bytes {
+    packer.push(0, 1, bytes as u32, [&vec![1; bytes][..]], &[]).expect("room");
+    packer.seal().expect("a packet").bytes().clone()
+}
+
+fn hub(viewer_queue_bytes: usize) -> Hub {
+    let mut hub = Hub::new(HubConfig { viewer_queue_bytes });
+    hub.add_publisher(SNIFFER, "host".into(), EPOCH, "[::1]:1".into());
+    hub.handle_stream(SNIFFER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    hub
+}
+
+fn outputs(hub: &mut Hub) -> Vec<Output> {
+    std::iter::from_fn(|| hub.poll_output()).collect()
+}
+
+fn sequences(hub: &mut Hub, peer: PeerId) -> Vec<u64> {
+    std::iter::from_fn(|| hub.poll_data(peer))
+        .map(|(_, bytes)| PackedBlock::new(bytes).expect("a block").header().sequence)
+        .collect()
+}
+
+fn acked(hub: &mut Hub) -> (u64, u64) {
+    match hub.poll_ack(SNIFFER) {
+        Some(Control::Ack { streams }) => (streams[0].received, streams[0].settled),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    let out = outputs(&mut hub);
+    assert!(
+        matches!(&out[0], Output::Control { to: VIEWER, control: Control::Join { next_sequence: 1, status } }
+            if status.packets == 1 && status.name == "host"),
+        "{out:?}"
+    );
+    assert!(
+        out.contains(&Output::Control { to: SNIFFER, control: Control::Takers { viewers: 1, marks: false } })
+    );
+    let second = block(&mut packer, 20);
+    hub.handle_block(SNIFFER, second.clone()).expect("well formed");
+    let (_, bytes) = hub.poll_data(VIEWER).expect("one waits");
+    assert_eq!(bytes.as_ptr(), second.as_ptr(), "the very same memory");
+    assert!(hub.poll_data(VIEWER).is_none());
+}
+
+#[test]
+fn settled_waits_for_every_viewer_and_for_nobody_else() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    assert_eq!(acked(&mut hub), (1, 1), "with no viewer at once");
+    for viewer in [VIEWER, OTHER] {
+        hub.add_viewer(viewer, &Selection::default()).expect("globs");
+    }
+    for _ in 0..3 {
+        hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    }
+    assert_eq!(acked(&mut hub), (4, 1));
+    assert_eq!(sequences(&mut hub, VIEWER), [1, 2, 3]);
+    hub.handle_data_sent(VIEWER, 3);
+    assert!(hub.poll_ack(SNIFFER).is_none(), "the other has nothing yet");
+    hub.poll_data(OTHER).expect("waits");
+    hub.handle_data_sent(OTHER, 1);
+    assert_eq!(acked(&mut hub), (4, 2));
+    hub.remove_peer(OTHER, 0);
+    assert_eq!(acked(&mut hub), (4, 4), "who leaves waits for nothing");
+}
+
+#[test]
+fn a_slow_viewer_skips_alone_and_is_told() {
+    let (mut hub, mut packer) = (hub(3000), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(OTHER, &Selection::default()).expect("globs");
+    let mut other_has = Vec::new();
+    for _ in 0..10 {
+        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+        other_has.extend(sequences(&mut hub, OTHER));
+    }
+    assert_eq!(other_has, (0..10).collect::<Vec<_>>());
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1, 2]);
+    outputs(&mut hub);
+    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    let key = StreamKey { epoch: EPOCH, stream: 0 };
+    let notice = Control::Skipped {
+        key,
+        first_sequence: 3,
+        next_sequence: 10,
+        packets: 7,
+        bytes: 7000,
+        stage: Stage::ViewerQueue,
+    };
+    assert!(outputs(&mut hub).contains(&Output::Control { to: VIEWER, control: notice }));
+    assert_eq!(sequences(&mut hub, VIEWER), [10]);
+    assert_eq!(sequences(&mut hub, OTHER), [10]);
+    hub.handle_data_sent(VIEWER, 4);
+    hub.handle_data_sent(OTHER, 11);
+    assert_eq!(acked(&mut hub), (11, 11), "what is skipped is settled");
+}
+
+#[test]
+fn memory_pressure_takes_the_longest_queue() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    for _ in 0..4 {
+        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    }
+    assert!(hub.shed());
+    assert!(!hub.shed(), "nothing is left to shed");
+    assert_eq!(acked(&mut hub), (4, 4));
+    outputs(&mut hub);
+    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    let told = outputs(&mut hub).into_iter().any(|output| {
+        matches!(
+            output,
+            Output::Control {
+                to: VIEWER,
+                control: Control::Skipped {
+                    first_sequence: 0,
+                    next_sequence: 4,
+                    packets: 4,
+                    bytes: 4000,
+                    stage: Stage::Budget,
+                    ..
+                }
+            }
+        )
+    });
+    assert!(told);
+    assert_eq!(sequences(&mut hub, VIEWER), [4]);
+}
+
+#[test]
+fn resent_blocks_are_taken_once_and_gaps_are_told() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    let blocks: Vec<Bytes> = (0..5).map(|_| block(&mut packer, 10)).collect();
+    for index in [0, 1, 0, 1, 4] {
+        hub.handle_block(SNIFFER, blocks[index].clone()).expect("well formed");
+    }
+    assert_eq!(hub.totals().duplicates, 2);
+    let told = outputs(&mut hub).into_iter().any(|output| {
+        matches!(
+            output,
+            Output::Control {
+                to: VIEWER,
+                control: Control::Skipped {
+                    first_sequence: 2,
+                    next_sequence: 4,
+                    packets: 2,
+                    stage: Stage::NoBuffer,
+                    ..
+                }
+            }
+        )
+    });
+    assert!(told);
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1, 4]);
+}
+
+#[test]
+fn a_newer_connection_of_an_epoch_replaces_the_older() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    assert!(outputs(&mut hub).iter().any(|output| matches!(output, Output::Close { peer: SNIFFER, .. })));
+    let late = block(&mut packer, 10);
+    assert!(matches!(hub.handle_block(SNIFFER, late.clone()), Err(HubError::NotPublisher { .. })));
+    hub.handle_stream(OTHER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    let Some(Control::Ack { streams }) = hub.poll_ack(OTHER) else { panic!("it is told how far we are") };
+    assert_eq!(streams, [StreamAck { stream: 0, received: 1, settled: 1 }]);
+    hub.handle_block(OTHER, late).expect("goes on");
+}
+
+#[test]
+fn lying_publishers_are_refused() {
+    let mut hub = hub(1 << 20);
+    let mut packer = packer();
+    let good = block(&mut packer, 10);
+    let mut damaged = good.to_vec();
+    damaged[20] ^= 1;
+    assert!(matches!(hub.handle_block(SNIFFER, damaged.into()), Err(HubError::Block(_))));
+    assert!(matches!(hub.handle_block(SNIFFER, good.slice(..good.len() - 1)), Err(HubError::Block(_))));
+    assert!(matches!(hub.handle_block(VIEWER, good.clone()), Err(HubError::NotPublisher { .. })));
+    let key = StreamKey { epoch: EPOCH, stream: 9 };
+    let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
+    assert_eq!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::UnknownStream { key }));
+    let key = StreamKey { epoch: Epoch(1), stream: 0 };
+    let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
+    assert!(matches!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::Epoch { .. })));
+    for number in 1..STREAMS_PER_PUBLISHER_MAX as u32 {
+        hub.handle_stream(SNIFFER, number, Vec::new(), None, 0).expect("within the limit");
+    }
+    let over = hub.handle_stream(SNIFFER, u32::MAX, Vec::new(), None, 0);
+    assert_eq!(over, Err(HubError::TooManyStreams));
+}
+
+#[test]
+fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
+    let mut hub = hub(1 << 20);
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    for number in 1..ENDED_STREAMS_MAX as u32 + 50 {
+        hub.handle_stream(SNIFFER, number, Vec::new(), None, 0).expect("within the limit");
+        let key = StreamKey { epoch: EPOCH, stream: number };
+        let mut packer = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
+        let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
+        hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
+        assert_eq!(sequences(&mut hub, VIEWER), [0]);
+        hub.handle_data_sent(VIEWER, u64::from(number));
+    }
+    assert_eq!(hub.list().len(), ENDED_STREAMS_MAX + 1);
+}
+
+#[test]
+fn a_sniffer_that_stays_away_is_given_up() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.remove_peer(SNIFFER, 1000);
+    assert_eq!(hub.list()[0].state, "away");
+    hub.handle_timeout(30_000, 60_000);
+    assert_eq!(hub.list()[0].state, "away");
+    hub.handle_timeout(61_000, 60_000);
+    assert_eq!(hub.list()[0].state, "ended");
+    assert!(
+        outputs(&mut hub)
+            .iter()
+            .any(|output| matches!(output, Output::Control { to: VIEWER, control: Control::Gone { .. } }))
+    );
+}
+
+#[test]
+fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
+    let (mut owner, mut packer) = (hub(1 << 20), packer());
+    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
+    let (to_far, to_owner) = (PeerId(100), PeerId(101));
+    owner.add_worker(to_far, 1 << 20);
+    far.add_worker(to_owner, 1 << 20);
+    owner.handle_stream(SNIFFER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    for output in outputs(&mut owner) {
+        if let Output::Control { to, control: Control::Join { status, next_sequence } } = output {
+            assert_eq!(to, to_far);
+            far.handle_join(to_owner, status, next_sequence);
+        }
+    }
+    far.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    let takers = outputs(&mut far).into_iter().find_map(|output| match output {
+        Output::Control { to, control: Control::Takers { viewers, marks } } if to == to_owner => {
+            Some((viewers, marks))
+        }
+        _ => None,
+    });
+    let (viewers, marks) = takers.expect("the owner is told");
+    owner.handle_worker_takers(to_far, viewers, marks);
+    assert!(
+        outputs(&mut owner).contains(&Output::Control {
+            to: SNIFFER,
+            control: Control::Takers { viewers: 1, marks: false }
+        })
+    );
+    acked(&mut owner);
+    owner.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    let (_, bytes) = owner.poll_data(to_far).expect("for the worker");
+    far.handle_block(to_owner, bytes).expect("well formed");
+    assert_eq!(acked(&mut owner), (1, 0));
+    assert_eq!(sequences(&mut far, VIEWER), [0]);
+    far.handle_data_sent(VIEWER, 1);
+    let settled: Vec<_> = far.settled_of(to_owner).collect();
+    for (key, through) in settled {
+        owner.handle_worker_settled(to_far, key, through);
+    }
+    assert_eq!(acked(&mut owner), (1, 1));
+}

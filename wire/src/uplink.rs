@@ -1,0 +1,465 @@
+//! The sniffer's side of the protocol: which block goes when, what is kept until the relay has
+//! settled it, what a cut costs. No I/O, no clock.
+//!
+//! Invariants:
+//! * a block handed in is retained until it is settled, or dropped and counted in
+//!   [`Uplink::lost`];
+//! * within a stream blocks are sent in sequence, and after a cut from the first that the relay
+//!   does not have;
+//! * what is retained never exceeds the memory given: beyond it go first the blocks that the
+//!   relay has received, then the oldest.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::block::{Epoch, PackedBlock};
+use crate::ledger::{Losses, Stage};
+use crate::message::{Control, Envelope, PROTOCOL, Role, StreamAck};
+
+/// How the relay broke the protocol.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum UplinkError {
+    #[error("the relay speaks protocol {found}, this sniffer {PROTOCOL}: upgrade the older of the two")]
+    Protocol { found: u32 },
+    #[error("the relay refused: {reason}")]
+    Refused { reason: String },
+    #[error("the relay acknowledges block {found} of stream {stream}, but {sent} were sent")]
+    Ack { stream: u32, found: u64, sent: u64 },
+    #[error("the relay sent {what} out of turn")]
+    OutOfTurn { what: &'static str },
+}
+
+/// What a stream is, for the relay's list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// Names of its interfaces.
+    pub interfaces: Vec<String>,
+    /// Capture filter.
+    pub filter: Option<String>,
+    /// When it was opened, ns since 1970.
+    pub opened_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Offline,
+    AwaitWelcome,
+    Streaming,
+}
+
+/// Counters of the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkTotals {
+    /// Blocks, packets and block bytes given to the connection, resends included.
+    pub sent_blocks: u64,
+    /// Packets in them.
+    pub sent_packets: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+    /// Blocks sent again after a cut.
+    pub resent_blocks: u64,
+    /// Packets that the relay has settled.
+    pub settled_packets: u64,
+    /// Bytes retained now.
+    pub retained_bytes: usize,
+    /// Bytes given to the connection and not settled yet.
+    pub unsettled_sent_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Stream {
+    announcement: Announcement,
+    announced: bool,
+    /// After a cut: nothing is sent until the relay has said how far it is.
+    awaits_ack: bool,
+    /// In sequence; may have gaps where blocks were dropped.
+    retained: VecDeque<Retained>,
+    /// One past the highest sequence ever sent.
+    sent: u64,
+    received: u64,
+    lost: Losses,
+}
+
+#[derive(Debug)]
+struct Retained {
+    block: PackedBlock,
+    /// Order of arrival over all streams.
+    arrival: u64,
+    was_sent: bool,
+    in_flight: bool,
+}
+
+/// The sniffer's side of the protocol.
+#[derive(Debug)]
+pub struct Uplink {
+    name: String,
+    agent: String,
+    epoch: Epoch,
+    memory_bytes: usize,
+    state: State,
+    streams: BTreeMap<u32, Stream>,
+    /// Blocks to send, in order of arrival.
+    unsent: VecDeque<(u64, u32, u64)>,
+    arrivals: u64,
+    control: VecDeque<Control>,
+    totals: UplinkTotals,
+    takers: (u32, bool),
+    instance: Option<Epoch>,
+}
+
+impl Uplink {
+    /// The uplink of one run; `memory_bytes` bounds what is retained.
+    pub fn new(name: String, agent: String, epoch: Epoch, memory_bytes: usize) -> Self {
+        Self {
+            name,
+            agent,
+            epoch,
+            memory_bytes,
+            state: State::Offline,
+            streams: BTreeMap::new(),
+            unsent: VecDeque::new(),
+            arrivals: 0,
+            control: VecDeque::new(),
+            totals: UplinkTotals::default(),
+            takers: (0, false),
+            instance: None,
+        }
+    }
+
+    /// A stream is opened, or its table has grown.
+    pub fn handle_announcement(&mut self, stream: u32, announcement: Announcement) {
+        let entry = self.streams.entry(stream).or_insert_with(|| Stream {
+            announcement: Announcement::default(),
+            announced: false,
+            awaits_ack: false,
+            retained: VecDeque::new(),
+            sent: 0,
+            received: 0,
+            lost: Losses::default(),
+        });
+        entry.announcement = announcement;
+        entry.announced = false;
+        if self.state == State::Streaming {
+            self.announce(stream);
+        }
+    }
+
+    /// A block was packed: it is retained and will be sent. Its stream must have been announced.
+    pub fn handle_block(&mut self, block: PackedBlock) {
+        let header = block.header();
+        let (number, sequence, bytes) = (header.key.stream, header.sequence, block.bytes().len());
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        stream.retained.push_back(Retained { block, arrival, was_sent: false, in_flight: false });
+        self.totals.retained_bytes += bytes;
+        self.unsent.push_back((arrival, number, sequence));
+        if self.totals.retained_bytes > self.memory_bytes {
+            self.relieve(self.memory_bytes);
+        }
+    }
+
+    /// Gives up retained blocks until at most `target_bytes` remain: first those the relay has
+    /// received, then the oldest, which are lost and counted.
+    pub fn relieve(&mut self, target_bytes: usize) {
+        for stream in self.streams.values_mut() {
+            while self.totals.retained_bytes > target_bytes
+                && stream
+                    .retained
+                    .front()
+                    .is_some_and(|first| first.block.header().sequence < stream.received)
+            {
+                let Some(first) = stream.retained.pop_front() else { break };
+                forget(&mut self.totals, &first);
+            }
+        }
+        while self.totals.retained_bytes > target_bytes {
+            // Descriptions and last blocks are small, and without them the rest cannot be read.
+            let is_droppable = |one: &Retained| one.block.header().packet_count > 0 && !one.in_flight;
+            let oldest = self.streams.iter().filter_map(|(number, stream)| {
+                let at = stream.retained.iter().position(is_droppable)?;
+                Some((stream.retained[at].arrival, *number, at))
+            });
+            let Some((_, number, at)) = oldest.min() else { return };
+            let Some(stream) = self.streams.get_mut(&number) else { return };
+            let Some(dropped) = stream.retained.remove(at) else { return };
+            let header = dropped.block.header();
+            stream.lost.add(Stage::NoBuffer, header.packet_count.into(), header.byte_count.into());
+            forget(&mut self.totals, &dropped);
+        }
+    }
+
+    /// The connection is open: says hello.
+    pub fn handle_connected(&mut self, clock_ns: u64) {
+        self.state = State::AwaitWelcome;
+        self.control.clear();
+        self.control.push_back(Control::Hello {
+            protocol: PROTOCOL,
+            role: Role::Publish,
+            name: self.name.clone(),
+            epoch: self.epoch,
+            agent: self.agent.clone(),
+            clock_ns,
+        });
+    }
+
+    /// The connection is lost: what is not settled is sent again.
+    pub fn handle_disconnected(&mut self) {
+        self.state = State::Offline;
+        self.control.clear();
+        self.unsent.clear();
+        self.takers = (0, false);
+        for (number, stream) in &mut self.streams {
+            stream.announced = false;
+            stream.awaits_ack = stream.sent > 0;
+            for one in &mut stream.retained {
+                one.in_flight = false;
+                self.unsent.push_back((one.arrival, *number, one.block.header().sequence));
+            }
+        }
+        self.unsent.make_contiguous().sort_unstable();
+        self.totals.unsettled_sent_bytes = 0;
+    }
+
+    /// A control message of the relay.
+    pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), UplinkError> {
+        match control {
+            Control::Welcome { protocol, instance, .. } => {
+                if self.state != State::AwaitWelcome {
+                    return Err(UplinkError::OutOfTurn { what: "a second welcome" });
+                }
+                if protocol != PROTOCOL {
+                    return Err(UplinkError::Protocol { found: protocol });
+                }
+                self.state = State::Streaming;
+                self.instance = Some(instance);
+                for number in self.streams.keys().copied().collect::<Vec<_>>() {
+                    self.announce(number);
+                }
+            }
+            Control::Ack { streams } => {
+                for ack in streams {
+                    self.handle_ack(ack)?;
+                }
+            }
+            Control::Takers { viewers, marks } => self.takers = (viewers, marks),
+            Control::Ping { clock_ns: ping_ns } => {
+                self.control.push_back(Control::Pong { ping_ns, clock_ns })
+            }
+            Control::Error { reason } => return Err(UplinkError::Refused { reason }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, ack: StreamAck) -> Result<(), UplinkError> {
+        let Some(stream) = self.streams.get_mut(&ack.stream) else { return Ok(()) };
+        let found = ack.received.max(ack.settled);
+        if found > stream.sent {
+            return Err(UplinkError::Ack { stream: ack.stream, found, sent: stream.sent });
+        }
+        stream.received = ack.received;
+        stream.awaits_ack = false;
+        while stream.retained.front().is_some_and(|first| first.block.header().sequence < ack.settled) {
+            let Some(first) = stream.retained.pop_front() else { break };
+            self.totals.settled_packets += u64::from(first.block.header().packet_count);
+            forget(&mut self.totals, &first);
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, number: u32) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        if !stream.announced {
+            stream.announced = true;
+            let Announcement { interfaces, filter, opened_ns } = stream.announcement.clone();
+            self.control.push_back(Control::Stream { stream: number, interfaces, filter, opened_ns });
+        }
+    }
+
+    /// The next control message to send.
+    pub fn poll_control(&mut self) -> Option<Control> {
+        self.control.pop_front()
+    }
+
+    /// The next block to send, by reference.
+    pub fn poll_data(&mut self) -> Option<(Envelope, Bytes)> {
+        if self.state != State::Streaming {
+            return None;
+        }
+        while let Some((_, number, sequence)) = self.unsent.front().copied() {
+            let Some(stream) = self.streams.get_mut(&number) else {
+                self.unsent.pop_front();
+                continue;
+            };
+            if stream.awaits_ack {
+                return None; // one round trip, at a reconnect only
+            }
+            self.unsent.pop_front();
+            let received = stream.received;
+            let found = stream.retained.binary_search_by_key(&sequence, |one| one.block.header().sequence);
+            let Some(one) = found.ok().and_then(|at| stream.retained.get_mut(at)) else { continue };
+            if sequence < received || one.in_flight {
+                continue; // the relay has it; it is retained until it is settled
+            }
+            let envelope = Envelope { resend: one.was_sent, backlog: false };
+            let bytes = one.block.bytes().clone();
+            self.totals.sent_blocks += 1;
+            self.totals.resent_blocks += u64::from(one.was_sent);
+            self.totals.sent_packets += u64::from(one.block.header().packet_count);
+            self.totals.sent_bytes += bytes.len() as u64;
+            self.totals.unsettled_sent_bytes += bytes.len();
+            one.was_sent = true;
+            one.in_flight = true;
+            stream.sent = stream.sent.max(sequence + 1);
+            return Some((envelope, bytes));
+        }
+        None
+    }
+
+    /// Queues a time mark of an idle stream, if somebody wants it and nothing of the stream waits.
+    pub fn handle_mark(&mut self, stream: u32, complete_through_ns: u64) {
+        let idle = self.unsent.is_empty() && self.state == State::Streaming;
+        if self.takers.1 && idle {
+            self.control.push_back(Control::Mark { epoch: self.epoch, stream, complete_through_ns });
+        }
+    }
+
+    /// Viewers that take these streams now, as the relay says.
+    pub fn viewers(&self) -> u32 {
+        self.takers.0
+    }
+
+    /// Whether the relay has welcomed us and the line stands.
+    pub fn is_streaming(&self) -> bool {
+        self.state == State::Streaming
+    }
+
+    /// Whether nothing is retained: all is settled.
+    pub fn is_settled(&self) -> bool {
+        self.totals.retained_bytes == 0
+    }
+
+    /// Whether nothing is left to send.
+    pub fn is_sent(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
+    /// Counters.
+    pub fn totals(&self) -> UplinkTotals {
+        self.totals
+    }
+
+    /// What was lost here, of one stream.
+    pub fn lost(&self, stream: u32) -> Losses {
+        self.streams.get(&stream).map(|stream| stream.lost.clone()).unwrap_or_default()
+    }
+}
+
+/// A retained block is let go: its bytes count no more.
+fn forget(totals: &mut UplinkTotals, one: &Retained) {
+    let bytes = one.block.bytes().len();
+    totals.retained_bytes -= bytes;
+    if one.in_flight {
+        totals.unsettled_sent_bytes = totals.unsettled_sent_bytes.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::StreamKey;
+    use crate::pack::{Compression, Packer};
+    use crate::pool::Pool;
+
+    fn packer() -> Packer {
+        let key = StreamKey { epoch: Epoch(5), stream: 0 };
+        Packer::new(key, Pool::new(1 << 30), 64 << 10, Compression::None)
+    }
+
+    fn block(packer: &mut Packer, bytes: usize) -> PackedBlock {
+        packer.push(0, 1, bytes as u32, [&vec![1; bytes][..]], &[]).expect("room");
+        packer.seal().expect("a packet")
+    }
+
+    fn streaming(memory_bytes: usize) -> Uplink {
+        let mut uplink = Uplink::new("host".into(), "test".into(), Epoch(5), memory_bytes);
+        uplink.handle_announcement(0, Announcement::default());
+        connect(&mut uplink);
+        uplink
+    }
+
+    fn connect(uplink: &mut Uplink) {
+        uplink.handle_connected(0);
+        assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
+        let welcome =
+            Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+        uplink.handle_control(welcome, 0).expect("in turn");
+        assert!(matches!(uplink.poll_control(), Some(Control::Stream { stream: 0, .. })));
+    }
+
+    fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
+        uplink.handle_control(Control::Ack { streams: vec![StreamAck { stream: 0, received, settled }] }, 0)
+    }
+
+    fn sent(uplink: &mut Uplink) -> Vec<(u64, bool)> {
+        std::iter::from_fn(|| uplink.poll_data())
+            .map(|(envelope, bytes)| {
+                let block = PackedBlock::new(bytes).expect("ours");
+                (block.header().sequence, envelope.resend)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn blocks_are_kept_until_settled_and_resent_after_a_cut() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        for _ in 0..4 {
+            uplink.handle_block(block(&mut packer, 100));
+        }
+        assert_eq!(sent(&mut uplink), [(0, false), (1, false), (2, false), (3, false)]);
+        ack(&mut uplink, 2, 1).expect("plausible");
+        uplink.handle_disconnected();
+        uplink.handle_block(block(&mut packer, 100));
+        assert!(uplink.poll_data().is_none());
+        connect(&mut uplink);
+        assert!(uplink.poll_data().is_none(), "the relay says first how far it is");
+        ack(&mut uplink, 3, 1).expect("plausible");
+        assert_eq!(sent(&mut uplink), [(3, true), (4, false)]);
+        ack(&mut uplink, 5, 5).expect("plausible");
+        assert!(uplink.is_settled());
+        assert_eq!(uplink.totals().settled_packets, 5);
+        assert_eq!(uplink.totals().unsettled_sent_bytes, 0);
+    }
+
+    #[test]
+    fn beyond_memory_the_received_go_first_then_the_oldest_and_counted() {
+        let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
+        for _ in 0..3 {
+            uplink.handle_block(block(&mut packer, 1000));
+        }
+        assert_eq!(sent(&mut uplink).len(), 3);
+        ack(&mut uplink, 1, 0).expect("plausible");
+        uplink.handle_block(block(&mut packer, 1000));
+        assert_eq!(uplink.lost(0), Losses::default(), "the relay has what was let go");
+        uplink.handle_disconnected();
+        uplink.handle_block(block(&mut packer, 1000));
+        uplink.handle_block(block(&mut packer, 1000));
+        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 2);
+        connect(&mut uplink);
+        ack(&mut uplink, 1, 0).expect("plausible");
+        assert_eq!(sent(&mut uplink), [(3, false), (4, false), (5, false)]);
+    }
+
+    #[test]
+    fn an_impossible_acknowledgement_is_the_peers_fault() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        uplink.handle_block(block(&mut packer, 10));
+        assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { stream: 0, found: 1, sent: 0 }));
+        let welcome = Control::Welcome { protocol: 9, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+        assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
+    }
+}
