@@ -48,6 +48,13 @@ pub enum FilterError {
         /// The interface as given.
         interface: String,
     },
+    /// The expression asks for what only the kernel knows of a frame, `inbound` for one; frames of a file or of a
+    /// stream come without it.
+    #[error("filter {expression:?}: needs metadata of the kernel, which only a live capture has")]
+    Metadata {
+        /// The expression as given.
+        expression: String,
+    },
     /// A snaplen of 0 would reject every frame.
     #[error("filter {expression:?}: snaplen 0 rejects all packets")]
     ZeroSnaplen {
@@ -61,16 +68,23 @@ pub enum FilterError {
 /// The program keeps `snaplen` bytes, in bytes from 1 up, of what it accepts. It finds VLAN tags in the data, where a
 /// file has them; the frames a Linux socket receives have theirs in metadata, for which see `compile_live`. The
 /// netmask `ip broadcast` would need is unknown: it matches 0.0.0.0 and 255.255.255.255, as `tcpdump -r` has it.
+///
+/// libpcap takes a handle without an interface for a live one in `inbound`, `outbound` and `ifindex`, and on Linux
+/// writes loads of metadata. No frame would ever match, so that is an error here ([`FilterError::Metadata`]).
 pub fn compile(expression: &str, link_type: u16, snaplen: u32) -> Result<Program, FilterError> {
     let Some(text) = prepare(expression, snaplen)? else { return Ok(Program::accept_all(snaplen)) };
-    with_libpcap(|libpcap| {
+    let program = with_libpcap(|libpcap| {
         let handle =
             libpcap.open_dead(to_dlt(link_type), snaplen).ok_or_else(|| "out of memory".to_owned())?;
         handle.compile(&text, 0)
     })
     .map_err(|source| FilterError::Unavailable { expression: expression.to_owned(), source })?
     .map(|instructions| Program::new(instructions).with_snaplen(snaplen))
-    .map_err(|message| FilterError::Expression { expression: expression.to_owned(), message })
+    .map_err(|message| FilterError::Expression { expression: expression.to_owned(), message })?;
+    if program.loads_metadata() {
+        return Err(FilterError::Metadata { expression: expression.to_owned() });
+    }
+    Ok(program)
 }
 
 /// Compiles `expression` for a filter on a packet socket (`SOCK_RAW`) bound to `interface`.

@@ -281,7 +281,7 @@ mod live {
             let status_text = unsafe { text((self.live.status_text)(status)) };
             Err(match handle.error_text() {
                 detail if status == GENERIC => detail,
-                detail if detail.is_empty() => status_text,
+                detail if detail.is_empty() || detail == status_text => status_text,
                 detail => format!("{status_text}: {detail}"),
             })
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::instruction::{Instruction, K, RET};
+use crate::instruction::{ABS, Instruction, K, LD, RET};
 
 /// A classic BPF program.
 ///
@@ -37,6 +37,17 @@ impl Program {
     /// The instructions in order, in the layout `SO_ATTACH_FILTER` takes.
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
+    }
+
+    /// Whether some instruction loads metadata of the kernel, which stands at negative offsets. (`SKF_AD_OFF`,
+    /// linux/filter.h)
+    ///
+    /// Such a program is for a socket; [`run`](Program::run) rejects a packet at that instruction.
+    pub fn loads_metadata(&self) -> bool {
+        const SIZES: u16 = 0x18;
+        self.instructions.iter().any(|instruction| {
+            instruction.code & !SIZES == LD | ABS && instruction.k.cast_signed().is_negative()
+        })
     }
 
     /// Makes every accepting `ret #k` keep `snaplen` bytes.
