@@ -182,6 +182,16 @@ fn port_is_excluded_on_either_side() {
     }
 }
 
+/// A header that claims less than its 20 bytes has no ports, however its own fields would read as some.
+#[test]
+fn header_too_short_for_its_version_is_not_ours() {
+    let program = exclude(&Program::accept_all(96), LinkLayer::Ethernet, &[Exclusion::Port(443)]);
+    let mut frame = segment("10.0.0.1:5", "192.0.2.7:6");
+    // The identification, where one word of header would put the source port.
+    (frame[14], frame[18], frame[19]) = (0x41, 1, 187);
+    assert!(kept(&program, &frame));
+}
+
 /// The reason for every test of a length: without one, a frame cut within the headers of TCP would be lost.
 #[test]
 fn no_frame_is_lost_for_being_short() {
