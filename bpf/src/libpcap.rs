@@ -167,7 +167,7 @@ pub(crate) struct Handle<'a> {
 impl Handle<'_> {
     /// Compiles with optimisation; the error is libpcap's text.
     ///
-    /// `netmask`, in network byte order, is what `ip broadcast` takes for its network's; 0 when it is not known.
+    /// `netmask`, as a number, is what `ip broadcast` takes for its network's; 0 when it is not known.
     pub(crate) fn compile(&self, expression: &CStr, netmask: u32) -> Result<Vec<Instruction>, String> {
         let mut program = BpfProgram { len: 0, instructions: ptr::null_mut() };
         // SAFETY: the handle is open, the program is ours to be written, the expression ends in NUL.
@@ -286,7 +286,7 @@ mod live {
             })
         }
 
-        /// The IPv4 netmask of `interface` in network byte order, 0 if it has none.
+        /// The IPv4 netmask of `interface` as a number, 0 if it has none.
         pub(crate) fn netmask(&self, interface: &CStr) -> u32 {
             let (mut net, mut mask) = (0, 0);
             let mut error = [0 as c_char; ERROR_BYTES];
@@ -294,7 +294,9 @@ mod live {
             let status = unsafe {
                 (self.live.lookup_net)(interface.as_ptr(), &raw mut net, &raw mut mask, error.as_mut_ptr())
             };
-            if status < 0 { 0 } else { mask }
+            // pcap_lookupnet gives network byte order while pcap_compile computes with the number. tcpdump hands
+            // on the one as the other, and its `ip broadcast` is wrong on a little-endian host.
+            if status < 0 { 0 } else { u32::from_be(mask) }
         }
     }
 

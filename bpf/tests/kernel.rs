@@ -138,6 +138,22 @@ fn live_filter_tests_the_metadata_of_vlans() {
     }
 }
 
+/// The netmask has to be in the byte order in which libpcap compares it.
+#[test]
+fn live_filter_knows_the_broadcast_address() {
+    if !has_libpcap() {
+        return;
+    }
+    match bpf::compile_live("ip broadcast", "lo", 96) {
+        Err(error) => println!("skipped: {error}"),
+        Ok(live) => {
+            let keeps = |to: &str| live.run(&segment("127.0.0.1:5", to), 54) != 0;
+            assert!(keeps("127.255.255.255:6"), "{live}");
+            assert!(!keeps("127.0.1.0:6") && !keeps("127.255.255.0:6"), "{live}");
+        }
+    }
+}
+
 #[test]
 fn live_filter_on_no_interface_is_an_error() {
     if !has_libpcap() {
