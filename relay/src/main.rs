@@ -1,3 +1,112 @@
-//! relay of Ringcast.
+//! `relay`: takes packed blocks from sniffers and forwards them to viewers, by their headers alone.
+//!
+//! One mio reactor per worker; the first also accepts. A connection is handed to its worker after
+//! its hello. See `worker` for the loop, and `wire::hub` for what is forwarded to whom.
 
-fn main() {}
+mod args;
+mod config;
+mod inbox;
+mod limit;
+mod peer;
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use mio::net::TcpListener;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+use wire::pool::Pool;
+
+use args::{Args, LogFormat};
+use config::Config;
+use inbox::Inboxes;
+use worker::Worker;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    let config = match Config::new(&args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("relay: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("relay: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config) -> Result<(), String> {
+    let listen = config.listen;
+    let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
+    let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;
+    if config.insecure && !address.ip().is_loopback() {
+        warn!("--insecure: anyone who reaches {address} can watch and publish, and nothing is encrypted");
+    }
+    let pool = Pool::new(config.memory_bytes);
+    let (inboxes, receivers) = Inboxes::new(config.workers).map_err(|error| format!("poll: {error}"))?;
+    let inboxes = Arc::new(inboxes);
+    let mut workers = Vec::new();
+    for (index, receiver) in receivers.into_iter().enumerate() {
+        workers.push(Worker::new(index, config, pool.clone(), Arc::clone(&inboxes), receiver));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(Arc::clone(&stop), Arc::clone(&inboxes)).map_err(|error| format!("signals: {error}"))?;
+    info!("listening on {address} with {} worker(s)", config.workers);
+
+    // The first worker runs here and accepts; the others have a thread each.
+    let mut first = workers.remove(0);
+    first.accept_from(listener).map_err(|error| format!("--listen {listen}: {error}"))?;
+    let threads: Vec<_> = workers
+        .into_iter()
+        .map(|mut worker| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || worker.run(&stop))
+        })
+        .collect();
+    let mut result = first.run(&stop);
+    stop.store(true, Ordering::Release); // an error of the first ends the others too
+    inboxes.wake_all();
+    for thread in threads {
+        let ended = thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a worker panicked")));
+        result = result.and(ended);
+    }
+    result.map_err(|error| format!("worker: {error}"))
+}
+
+fn stop_on_signal(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            info!("signal {signal}: closing");
+            stop.store(true, Ordering::Release);
+            inboxes.wake_all();
+        }
+    });
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match "tungstenite=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -210,10 +210,8 @@ impl Downlink {
             stream.duplicates += 1;
             return Ok(());
         }
-        if !is_replay {
-            if let Some(missing) = stream.advance(&header) {
-                self.events.push_back(Event::Missing(key, missing));
-            }
+        if !is_replay && let Some(missing) = stream.advance(&header) {
+            self.events.push_back(Event::Missing(key, missing));
         }
         match header.kind {
             Kind::Packets => self.events.push_back(Event::Packets(block)),

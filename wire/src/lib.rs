@@ -17,6 +17,7 @@
 //! what to do is polled out.
 
 pub mod block;
+pub mod clock;
 pub mod connection;
 pub mod description;
 pub mod downlink;
@@ -27,6 +28,7 @@ pub mod message;
 pub mod pack;
 pub mod pcapng;
 pub mod pool;
+pub mod units;
 pub mod uplink;
 
 pub use interface::Interface;

@@ -27,6 +27,8 @@ pub enum HandshakeError {
     Answer { found: String, expected: String },
     #[error("the server does not speak {SUBPROTOCOL}, so it is no relay of this version")]
     Subprotocol,
+    #[error("{reason}")]
+    Rejected { reason: String },
     #[error("url cannot be put into a request: {0}")]
     Url(String),
 }

@@ -128,6 +128,7 @@ pub struct Connection {
     wants_buffer: bool,
     control: VecDeque<(Outgoing, Vec<u8>)>,
     data: VecDeque<(Envelope, Bytes)>,
+    data_bytes: usize,
     committed: VecDeque<Piece>,
     committed_bytes: usize,
     /// Masked bytes of a client (and any handshake bytes): `staged_from..` is unsent.
@@ -173,6 +174,7 @@ impl Connection {
             wants_buffer: false,
             control: VecDeque::new(),
             data: VecDeque::new(),
+            data_bytes: 0,
             committed: VecDeque::new(),
             committed_bytes: 0,
             staged: Vec::new(),
@@ -242,7 +244,9 @@ impl Connection {
     /// Whether more data messages are welcome: little is queued here, so that the order of what
     /// comes later can still change.
     pub fn wants_data(&self) -> bool {
-        self.is_open() && self.data.is_empty() && self.committed_bytes < COMMITTED_BYTES / 2
+        self.is_open()
+            && self.data.len() < COMMITTED_MESSAGES
+            && self.data_bytes + self.committed_bytes < COMMITTED_BYTES
     }
 
     /// Whether everything queued has been handed to the kernel.
@@ -267,6 +271,7 @@ impl Connection {
 
     /// Queues a data message.
     pub fn queue_data(&mut self, envelope: Envelope, block: Bytes) {
+        self.data_bytes += block.len();
         self.data.push_back((envelope, block));
     }
 
@@ -282,6 +287,7 @@ impl Connection {
             return;
         }
         self.data.clear();
+        self.data_bytes = 0;
         if code != 1000 {
             self.queue_control(&Control::Error { reason: reason.to_owned() });
         }
@@ -415,7 +421,7 @@ impl Connection {
                         Some(handshake::ServerReply::Refuse { response, reason }) => {
                             self.stage(&response);
                             self.phase = Phase::Closing { deadline: now + CLOSE_TIME, shut: false };
-                            return Err(HandshakeError::NotHttp { found: reason }.into());
+                            return Err(HandshakeError::Rejected { reason }.into());
                         }
                     }
                 }
@@ -494,6 +500,7 @@ impl Connection {
             let (kind, envelope, payload) = if let Some((kind, payload)) = self.control.pop_front() {
                 (kind, None, Bytes::from(payload))
             } else if let Some((envelope, block)) = self.data.pop_front() {
+                self.data_bytes -= block.len();
                 (Outgoing::Binary, Some(envelope), block)
             } else {
                 break;

@@ -38,6 +38,9 @@ const STREAMS_PER_PUBLISHER_MAX: usize = 4096;
 /// Ended streams that are still listed, at most.
 const ENDED_STREAMS_MAX: usize = 256;
 
+/// State of a stream whose sniffer's connection is lost.
+const AWAY: &str = "away";
+
 /// Names a peer of a hub: a connection, or another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u64);
@@ -168,6 +171,8 @@ pub struct Hub {
     outputs: VecDeque<Output>,
     /// Publishers whose takers may have changed.
     takers_changed: BTreeSet<PeerId>,
+    /// Publishers that are owed an acknowledgement.
+    acks_due: BTreeSet<PeerId>,
     totals: HubTotals,
 }
 
@@ -182,6 +187,7 @@ impl Hub {
             ended: VecDeque::new(),
             outputs: VecDeque::new(),
             takers_changed: BTreeSet::new(),
+            acks_due: BTreeSet::new(),
             totals: HubTotals::default(),
         }
     }
@@ -228,12 +234,17 @@ impl Hub {
         if self.publishers.remove(&peer).is_none() {
             return;
         }
-        for stream in self.streams.values_mut() {
-            if stream.publisher == Some(peer) {
-                stream.publisher = None;
-                if stream.state == State::Live {
-                    stream.state = State::Away(now_ms);
-                }
+        for stream in self.streams.values_mut().filter(|stream| stream.publisher == Some(peer)) {
+            stream.publisher = None;
+            if stream.state != State::Live {
+                continue;
+            }
+            stream.state = State::Away(now_ms);
+            let is_worker = |peer: &PeerId| self.viewers.get(peer).is_some_and(Viewer::is_worker);
+            for to in stream.subscribers.iter().copied().filter(is_worker) {
+                let status = StreamStatus { state: AWAY.to_owned(), ..stream.status.clone() };
+                let control = Control::Join { status, next_sequence: stream.next_sequence.unwrap_or(0) };
+                self.outputs.push_back(Output::Control { to, control });
             }
         }
     }
@@ -282,15 +293,20 @@ impl Hub {
             }
         }
         self.open_stream(peer, status, 0);
-        if let Some(publisher) = self.publishers.get_mut(&peer) {
-            publisher.acks_due.insert(number); // tells after a cut how far we are
-        }
+        self.owe_ack(peer, number); // tells after a cut how far we are
         Ok(())
     }
 
-    /// An upstream worker joined us to one of its streams.
+    /// An upstream worker joined us to one of its streams, or says that its sniffer is away.
     pub fn handle_join(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
+        let (key, is_away) = (status.key, status.state == AWAY);
         self.open_stream(peer, status, next_sequence);
+        if is_away
+            && let Some(stream) = self.streams.get_mut(&key)
+            && stream.state == State::Live
+        {
+            stream.state = State::Away(u64::MAX); // its owner decides when it is given up
+        }
     }
 
     fn open_stream(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
@@ -316,7 +332,13 @@ impl Hub {
             ..status
         };
         if former != Some(peer) {
+            let next_sequence = stream.next_sequence.unwrap_or(0);
+            let status = stream.status.clone();
             for viewer in stream.subscribers.clone() {
+                if self.viewers.get(&viewer).is_some_and(Viewer::is_worker) {
+                    let control = Control::Join { status: status.clone(), next_sequence };
+                    self.outputs.push_back(Output::Control { to: viewer, control });
+                }
                 self.taker_joined(peer, viewer);
             }
         }
@@ -386,7 +408,10 @@ impl Hub {
             return Err(HubError::Epoch { found: key.epoch, expected: publisher.epoch });
         }
         let Some(stream) = self.streams.get_mut(&key) else { return Err(HubError::UnknownStream { key }) };
-        publisher.acks_due.insert(key.stream);
+        if !publisher.is_worker {
+            publisher.acks_due.insert(key.stream);
+            self.acks_due.insert(peer);
+        }
         let first = stream.next_sequence.is_none();
         let next = stream.next_sequence.unwrap_or(header.sequence);
         if header.sequence < next {
@@ -587,21 +612,35 @@ impl Hub {
         let settled = stream.pending.front().map_or(next, |(sequence, _)| *sequence);
         if settled != stream.settled {
             stream.settled = settled;
-            let publisher = stream.publisher.and_then(|peer| self.publishers.get_mut(&peer));
-            if let Some(publisher) = publisher
-                && !publisher.is_worker
-            {
-                publisher.acks_due.insert(key.stream);
+            if let Some(publisher) = stream.publisher {
+                self.owe_ack(publisher, key.stream);
             }
         }
     }
 
-    /// The acknowledgement due to a publisher, if any: one message for all of its streams.
-    pub fn poll_ack(&mut self, peer: PeerId) -> Option<Control> {
-        let publisher = self.publishers.get_mut(&peer)?;
-        if publisher.acks_due.is_empty() {
-            return None;
+    /// A publisher is owed an acknowledgement of one of its streams.
+    fn owe_ack(&mut self, peer: PeerId, stream: u32) {
+        if let Some(publisher) = self.publishers.get_mut(&peer)
+            && !publisher.is_worker
+        {
+            publisher.acks_due.insert(stream);
+            self.acks_due.insert(peer);
         }
+    }
+
+    /// An acknowledgement that is due, and to whom: one message for all streams of a publisher.
+    /// Poll once a turn, so that what came in the turn is acknowledged at once.
+    pub fn poll_ack(&mut self) -> Option<(PeerId, Control)> {
+        loop {
+            let peer = self.acks_due.pop_first()?;
+            if let Some(ack) = self.ack_of(peer) {
+                return Some((peer, ack));
+            }
+        }
+    }
+
+    fn ack_of(&mut self, peer: PeerId) -> Option<Control> {
+        let publisher = self.publishers.get_mut(&peer)?;
         let due = std::mem::take(&mut publisher.acks_due);
         let epoch = publisher.epoch;
         let ack = |stream: u32| {
@@ -675,7 +714,7 @@ impl Hub {
             .map(|stream| {
                 let state = match stream.state {
                     State::Live => "live",
-                    State::Away(_) => "away",
+                    State::Away(_) => AWAY,
                     State::Ended => "ended",
                 };
                 StreamStatus { state: state.to_owned(), ..stream.status.clone() }

@@ -36,8 +36,8 @@ fn sequences(hub: &mut Hub, peer: PeerId) -> Vec<u64> {
 }
 
 fn acked(hub: &mut Hub) -> (u64, u64) {
-    match hub.poll_ack(SNIFFER) {
-        Some(Control::Ack { streams }) => (streams[0].received, streams[0].settled),
+    match hub.poll_ack() {
+        Some((SNIFFER, Control::Ack { streams })) => (streams[0].received, streams[0].settled),
         other => panic!("{other:?}"),
     }
 }
@@ -77,7 +77,7 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     assert_eq!(acked(&mut hub), (4, 1));
     assert_eq!(sequences(&mut hub, VIEWER), [1, 2, 3]);
     hub.handle_data_sent(VIEWER, 3);
-    assert!(hub.poll_ack(SNIFFER).is_none(), "the other has nothing yet");
+    assert!(hub.poll_ack().is_none(), "the other has nothing yet");
     hub.poll_data(OTHER).expect("waits");
     hub.handle_data_sent(OTHER, 1);
     assert_eq!(acked(&mut hub), (4, 2));
@@ -185,7 +185,7 @@ fn a_newer_connection_of_an_epoch_replaces_the_older() {
     let late = block(&mut packer, 10);
     assert!(matches!(hub.handle_block(SNIFFER, late.clone()), Err(HubError::NotPublisher { .. })));
     hub.handle_stream(OTHER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
-    let Some(Control::Ack { streams }) = hub.poll_ack(OTHER) else { panic!("it is told how far we are") };
+    let Some((OTHER, Control::Ack { streams })) = hub.poll_ack() else { panic!("it is told how far we are") };
     assert_eq!(streams, [StreamAck { stream: 0, received: 1, settled: 1 }]);
     hub.handle_block(OTHER, late).expect("goes on");
 }

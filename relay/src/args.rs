@@ -1,0 +1,47 @@
+//! What was typed.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+use wire::units::parse_size;
+
+/// Forwards packets from sniffers to viewers, without decoding them.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Args {
+    /// Address and port to listen on. Off loopback it takes --insecure.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9440")]
+    pub listen: SocketAddr,
+
+    /// Threads that forward, 1 to 64. One is enough for tens of Gbit/s.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+
+    /// Most bytes of packed blocks that wait for one viewer; beyond it blocks are skipped for that
+    /// viewer alone, counted, and it is told. At least 1MiB.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub viewer_queue: usize,
+
+    /// Most bytes of packed blocks in all; beyond it the viewer that is furthest behind loses its
+    /// queue. At least 64MiB.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    pub memory: usize,
+
+    /// Listen off loopback without TLS and without asking who connects: anyone who reaches the
+    /// port can watch and publish.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// How log lines look on standard error. RUST_LOG sets the level (default info).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, an object a line.
+    Json,
+}

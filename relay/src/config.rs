@@ -1,0 +1,62 @@
+//! What was decided: the arguments, checked against each other before the first socket.
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+use crate::args::Args;
+
+const VIEWER_QUEUE_BYTES_MIN: usize = 1 << 20;
+const MEMORY_BYTES_MIN: usize = 64 << 20;
+
+/// The relay's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Threads that forward.
+    pub workers: usize,
+    /// Most bytes that wait for one viewer.
+    pub viewer_queue_bytes: usize,
+    /// Most bytes of packed blocks in all.
+    pub memory_bytes: usize,
+    /// Anyone may connect, from anywhere.
+    pub insecure: bool,
+}
+
+/// Why the settings do not go together. Exit status 2.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum ConfigError {
+    #[error(
+        "--listen {listen}: not a loopback address, so anyone who reaches the port could watch; \
+         this version has no TLS yet: listen on 127.0.0.1, or write --insecure"
+    )]
+    Insecure { listen: SocketAddr },
+    #[error("--viewer-queue {found}: at least {VIEWER_QUEUE_BYTES_MIN} bytes")]
+    ViewerQueue { found: usize },
+    #[error("--memory {found}: at least {MEMORY_BYTES_MIN} bytes")]
+    Memory { found: usize },
+}
+
+impl Config {
+    /// Checks what was typed.
+    pub fn new(args: &Args) -> Result<Self, ConfigError> {
+        if !args.listen.ip().is_loopback() && !args.insecure {
+            return Err(ConfigError::Insecure { listen: args.listen });
+        }
+        if args.viewer_queue < VIEWER_QUEUE_BYTES_MIN {
+            return Err(ConfigError::ViewerQueue { found: args.viewer_queue });
+        }
+        if args.memory < MEMORY_BYTES_MIN {
+            return Err(ConfigError::Memory { found: args.memory });
+        }
+        Ok(Self {
+            listen: args.listen,
+            workers: args.workers.into(),
+            viewer_queue_bytes: args.viewer_queue,
+            memory_bytes: args.memory,
+            insecure: args.insecure,
+        })
+    }
+}

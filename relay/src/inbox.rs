@@ -1,0 +1,107 @@
+//! How workers hand things to each other: an inbox each, and a waker behind it.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use bytes::Bytes;
+use mio::{Poll, Token, Waker};
+use wire::block::StreamKey;
+use wire::message::Control;
+
+use crate::peer::Newcomer;
+
+/// Token of the waker in each worker's poll.
+pub const WAKE: Token = Token(usize::MAX);
+
+/// What one worker tells another.
+#[derive(Debug)]
+pub enum Note {
+    /// A connection that has said hello is yours.
+    Adopt(Box<Newcomer>),
+    /// A block of a stream of mine.
+    Block(Bytes),
+    /// About a stream of mine, or about who takes yours.
+    Control(Control),
+    /// My viewers have settled the blocks of a stream of yours below this sequence.
+    Settled(StreamKey, u64),
+}
+
+/// What a worker is made with: its poll, and the end of its inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    /// The worker's poll; the waker is registered with it.
+    pub poll: Poll,
+    /// Notes, with the worker that sent them.
+    pub notes: Receiver<(usize, Note)>,
+}
+
+/// The other ends: how to reach each worker.
+#[derive(Debug)]
+pub struct Inboxes {
+    ends: Vec<End>,
+}
+
+#[derive(Debug)]
+struct End {
+    sender: Sender<(usize, Note)>,
+    waker: Waker,
+    /// Bytes of blocks that wait in the inbox.
+    queued_bytes: AtomicUsize,
+}
+
+impl Inboxes {
+    /// Inboxes for `count` workers.
+    pub fn new(count: usize) -> io::Result<(Self, Vec<Inbox>)> {
+        let mut ends = Vec::new();
+        let mut inboxes = Vec::new();
+        for _ in 0..count {
+            let (sender, notes) = channel();
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), WAKE)?;
+            ends.push(End { sender, waker, queued_bytes: AtomicUsize::new(0) });
+            inboxes.push(Inbox { poll, notes });
+        }
+        Ok((Self { ends }, inboxes))
+    }
+
+    /// Number of workers.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Leaves a note. The worker is woken by [`Inboxes::wake`], once for many notes.
+    pub fn send(&self, from: usize, to: usize, note: Note) {
+        let Some(end) = self.ends.get(to) else { return };
+        if let Note::Block(bytes) = &note {
+            end.queued_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
+        }
+        // A worker that has ended needs no notes.
+        let _ = end.sender.send((from, note));
+    }
+
+    /// Bytes of blocks that wait for a worker.
+    pub fn queued_bytes(&self, to: usize) -> usize {
+        self.ends.get(to).map_or(0, |end| end.queued_bytes.load(Ordering::Acquire))
+    }
+
+    /// A block was taken out of a worker's inbox.
+    pub fn taken(&self, by: usize, bytes: usize) {
+        if let Some(end) = self.ends.get(by) {
+            end.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        }
+    }
+
+    /// Wakes a worker.
+    pub fn wake(&self, to: usize) {
+        if let Some(end) = self.ends.get(to) {
+            // Fails only when the poll is gone, with its worker.
+            let _ = end.waker.wake();
+        }
+    }
+
+    /// Wakes all workers.
+    pub fn wake_all(&self) {
+        (0..self.len()).for_each(|to| self.wake(to));
+    }
+}
