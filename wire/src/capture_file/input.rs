@@ -66,8 +66,15 @@ impl<R: Read> Input<R> {
         }
         if self.end == self.window.len() {
             let bytes = wanted.min(2 * self.window.len());
+            self.window.reserve_exact(bytes - self.window.len());
             self.window.resize(bytes, 0);
         }
+    }
+
+    /// Memory that the window takes.
+    #[cfg(test)]
+    pub(super) fn window_bytes(&self) -> usize {
+        self.window.capacity()
     }
 
     /// What is in the window and not consumed.

@@ -330,8 +330,8 @@ fn section_order(bytes: &[u8]) -> Result<ByteOrder, Fault> {
 enum Resolution {
     /// Ticks of so many nanoseconds.
     Coarse(u64),
-    /// So many ticks a nanosecond.
-    Fine(u64),
+    /// So many ticks a nanosecond; `None` is more than `u64` holds.
+    Fine(Option<u64>),
     /// Ticks of `2^-n` seconds.
     Binary(u8),
 }
@@ -349,8 +349,7 @@ impl Resolution {
         match exponent.checked_sub(9) {
             None => Self::Coarse(10u64.pow(u32::from(9 - exponent))),
             Some(0) => Self::Coarse(1),
-            // Beyond 19 digits every time of 64 bits is less than 1 ns.
-            Some(finer) => Self::Fine(10u64.checked_pow(u32::from(finer)).unwrap_or(u64::MAX)),
+            Some(finer) => Self::Fine(10u64.checked_pow(u32::from(finer))),
         }
     }
 
@@ -358,7 +357,8 @@ impl Resolution {
     fn to_ns(self, ticks: u64) -> u64 {
         match self {
             Self::Coarse(ns) => ticks.saturating_mul(ns),
-            Self::Fine(ticks_each) => ticks / ticks_each,
+            Self::Fine(Some(ticks_each)) => ticks / ticks_each,
+            Self::Fine(None) => 0,
             Self::Binary(exponent) => {
                 // 64 + 30 bits, shifted by at most 127.
                 let ns = (u128::from(ticks) * 1_000_000_000) >> exponent;
