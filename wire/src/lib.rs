@@ -17,6 +17,7 @@
 //! what to do is polled out.
 
 pub mod block;
+pub mod capture_file;
 pub mod clock;
 pub mod connection;
 pub mod description;
