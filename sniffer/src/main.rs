@@ -1,3 +1,196 @@
-//! sniffer of Ringcast.
+//! `sniffer`: captures packets from TPACKET_V3 rings and sends them to a relay.
+//!
+//! The path of a packet: `ring` lends a block, `capture` packs it, `handover` passes it on,
+//! `uplink` sends it and keeps it until the relay has settled it.
 
-fn main() {}
+mod args;
+mod capture;
+mod config;
+mod feedback;
+mod fleet;
+mod handover;
+mod interfaces;
+mod read;
+mod ring;
+mod summary;
+#[cfg(test)]
+mod test_net;
+mod uplink;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+use wire::block::{Epoch, StreamKey};
+use wire::pool::Pool;
+
+use args::{Args, LogFormat};
+use capture::CaptureConfig;
+use config::{Config, Source};
+use fleet::Fleet;
+use read::ReadThread;
+use uplink::{Packing, Sender};
+
+/// This program and its version, as peers see it.
+pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    if args.list_interfaces {
+        return list_interfaces();
+    }
+    let config = match Config::new(&args, host_name()) {
+        Ok(config) => config,
+        Err(error) => return fail(2, &text(&error)),
+    };
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { status, text }) => fail(status, &text),
+    }
+}
+
+/// Why the program ends without success, and with which status.
+struct Failure {
+    status: u8,
+    text: String,
+}
+
+fn failed(text: String) -> Failure {
+    Failure { status: 1, text }
+}
+
+fn run(config: &Config) -> Result<(), Failure> {
+    let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
+    let pool = Pool::new(config.memory_bytes);
+    let marks_wanted = Arc::new(AtomicBool::new(false));
+    let (poll, handover, handed) = Sender::channel().map_err(|error| failed(format!("poll: {error}")))?;
+    let capture = CaptureConfig {
+        snaplen: config.snaplen,
+        body_bytes: config.body_bytes,
+        compression: config.compression,
+        block_timeout: config.block_timeout,
+        pool: pool.clone(),
+        marks_wanted: Arc::clone(&marks_wanted),
+    };
+
+    // Rings are bound, and have joined their groups, behind filters that drop everything; capture
+    // begins when the sender has excluded its own connection. A file is opened, and read when a
+    // viewer is there.
+    let packing = match &config.source {
+        Source::Live(live) => {
+            let fleet = Fleet::open(config, live, epoch, capture, &handover)
+                .map_err(|error| Failure { status: if error.is_usage() { 2 } else { 1 }, text: text(&error) })?;
+            Packing::Live(Box::new(fleet))
+        }
+        Source::File { path, wait } => {
+            let key = StreamKey { epoch, stream: 0 };
+            let started = ReadThread::start(path.as_deref(), *wait, config, key, capture, handover.clone());
+            Packing::File(started.map_err(|error| {
+                let status = if error.is_usage() { 2 } else { 1 };
+                Failure { status, text: text(&error) }
+            })?)
+        }
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(Arc::clone(&stop), handover).map_err(|error| failed(format!("signals: {error}")))?;
+
+    let sender = Sender::new(config, epoch, pool, marks_wanted, (poll, handed), packing)
+        .map_err(|error| failed(format!("poll: {error}")))?;
+    let end = sender.run(&stop).map_err(|error| failed(format!("poll: {error}")))?;
+    eprintln!("{}", end.summary);
+    match end.failure {
+        None => Ok(()),
+        Some(text) => Err(failed(text)),
+    }
+}
+
+fn stop_on_signal(stop: Arc<AtomicBool>, handover: handover::Handover) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if stop.swap(true, Ordering::AcqRel) {
+                // Asked a second time: whoever asks knows that what is under way is lost.
+                std::process::exit(1);
+            }
+            handover.wake();
+        }
+    });
+    Ok(())
+}
+
+fn fresh_epoch() -> std::io::Result<Epoch> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Epoch(u64::from_ne_bytes(bytes)))
+}
+
+fn host_name() -> String {
+    match nix::unistd::gethostname() {
+        Ok(name) if !name.is_empty() => name.to_string_lossy().into_owned(),
+        _ => "sniffer".to_owned(),
+    }
+}
+
+fn list_interfaces() -> ExitCode {
+    let interfaces = match interfaces::list() {
+        Ok(interfaces) => interfaces,
+        Err(error) => return fail(1, &format!("interfaces: {error}")),
+    };
+    println!("{:<16} {:<5} {:<10} {:<20} {:<24} addresses", "interface", "state", "link type", "mac", "hardware");
+    for one in interfaces {
+        let link_type = one.link_type.map_or("unknown".to_owned(), |link_type| link_type.to_string());
+        let mac = one.mac.map_or(String::new(), |mac| {
+            mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+        });
+        let addresses: Vec<String> = one.addresses.iter().map(ToString::to_string).collect();
+        println!(
+            "{:<16} {:<5} {:<10} {:<20} {:<24} {}",
+            one.name,
+            if one.up { "up" } else { "down" },
+            link_type,
+            mac,
+            one.hardware.unwrap_or_default(),
+            addresses.join(" ")
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+/// An error with its causes, on one line.
+pub fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn fail(status: u8, text: &str) -> ExitCode {
+    eprintln!("sniffer: {text}");
+    ExitCode::from(status)
+}
+
+fn start_log(format: LogFormat) {
+    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match "tungstenite=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -333,6 +333,19 @@ impl Uplink {
         self.takers.0
     }
 
+    /// Whether a viewer wants time marks of idle streams.
+    pub fn marks_wanted(&self) -> bool {
+        self.takers.1
+    }
+
+    /// Packets in blocks that are retained.
+    pub fn retained_packets(&self) -> u64 {
+        let of = |stream: &Stream| -> u64 {
+            stream.retained.iter().map(|one| u64::from(one.block.header().packet_count)).sum()
+        };
+        self.streams.values().map(of).sum()
+    }
+
     /// Whether the relay has welcomed us and the line stands.
     pub fn is_streaming(&self) -> bool {
         self.state == State::Streaming

@@ -1,0 +1,122 @@
+//! What was typed. Short flags follow tcpdump and dumpcap.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser, ValueEnum};
+use wire::units::{parse_size, parse_time};
+
+/// Captures packets and sends them to a relay, compressed, complete and counted.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+#[command(group(ArgGroup::new("source").required(true).args(["interface", "read", "list_interfaces"])))]
+pub struct Args {
+    /// Capture on this interface; may be given several times. `any`: on all, each with its own
+    /// name, as they come and go.
+    #[arg(short, long, value_name = "IFACE")]
+    pub interface: Vec<String>,
+
+    /// Send a pcap or pcapng file (`-` is standard input) instead of capturing, then end.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cores", "no_promiscuous", "include_self"])]
+    pub read: Option<PathBuf>,
+
+    /// List the interfaces and leave.
+    #[arg(short = 'D', long)]
+    pub list_interfaces: bool,
+
+    /// Relay to send to: ws://HOST[:PORT][/PATH].
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
+    pub relay: String,
+
+    /// Capture only what matches this pcap filter; it runs in the kernel (with --read, here).
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Option<String>,
+
+    /// Most bytes kept of a frame, 1 to 262144. Longer ones are cut, delivered and counted.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub snaplen: u32,
+
+    /// Do not put the interface into promiscuous mode.
+    #[arg(short = 'p', long)]
+    pub no_promiscuous: bool,
+
+    /// Name under which viewers see this sniffer. Default: the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// One capture thread pinned to each of these CPUs; every interface gets a ring on each,
+    /// joined by fan-out. Default: one thread, not pinned.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub cores: Vec<usize>,
+
+    /// How the kernel deals packets out to the rings of an interface.
+    #[arg(long, value_name = "MODE", default_value = "hash", requires = "cores")]
+    pub fanout: Fanout,
+
+    /// Memory of each ring, which the kernel cannot swap out.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub ring_size: usize,
+
+    /// Size of a block of the ring: a power of two, 4KiB to 16MiB. Below 1MiB large frames of
+    /// offloads may be cut.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
+    pub block_size: usize,
+
+    /// What a lone packet waits at most before it is sent, 1ms to 10s.
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time)]
+    pub block_timeout: Duration,
+
+    /// Most bytes of packed blocks and their buffers; when the relay is away for longer than this
+    /// lasts, the oldest blocks are dropped and counted.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub memory: usize,
+
+    /// How packed blocks are compressed.
+    #[arg(long, value_name = "METHOD", default_value = "lz4")]
+    pub compression: CompressionArg,
+
+    /// With --read: do not wait for a viewer.
+    #[arg(long, requires = "read")]
+    pub no_wait: bool,
+
+    /// Capture the sniffer's own connection to the relay too. It feeds on itself: for debugging.
+    #[arg(long)]
+    pub include_self: bool,
+
+    /// How log lines look on standard error. RUST_LOG sets the level (default info).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Fan-out modes (PACKET_FANOUT, packet(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fanout {
+    /// Both directions of a flow to the same ring.
+    Hash,
+    /// To the ring of the CPU that received the packet.
+    Cpu,
+    /// To the ring of the NIC's receive queue.
+    Qm,
+    /// In turn.
+    Lb,
+    /// To one ring until it is full; reorders.
+    Rollover,
+}
+
+/// How packed blocks are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressionArg {
+    /// LZ4; what does not shrink is sent as it is.
+    Lz4,
+    /// Not at all.
+    None,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, an object a line.
+    Json,
+}

@@ -1,0 +1,187 @@
+//! What was decided: the arguments, checked against each other before the first socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+use wire::connection::{RelayUrl, UrlError};
+use wire::pack::Compression;
+
+use crate::args::{Args, CompressionArg, Fanout};
+use crate::ring::FanoutMode;
+
+/// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, one under way.
+const WORKING_BYTES: usize = 8 << 20;
+const MEMORY_BYTES_MIN: usize = 32 << 20;
+const NAME_BYTES_MAX: usize = 255;
+
+/// The sniffer's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What is sent.
+    pub source: Source,
+    /// Where to.
+    pub relay: RelayUrl,
+    /// Under which name.
+    pub name: String,
+    /// Capture filter.
+    pub filter: Option<String>,
+    /// Most bytes kept of a frame.
+    pub snaplen: u32,
+    /// Most bytes of packed blocks and buffers.
+    pub memory_bytes: usize,
+    /// Bytes of a packed block's body before compression.
+    pub body_bytes: usize,
+    /// How bodies are compressed.
+    pub compression: Compression,
+    /// What a lone packet waits at most.
+    pub block_timeout: Duration,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Interfaces, live.
+    Live(Live),
+    /// A capture file; `None` is standard input.
+    File {
+        /// Where it is.
+        path: Option<PathBuf>,
+        /// Wait for a first viewer.
+        wait: bool,
+    },
+}
+
+/// Live capture.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Interfaces by name; empty: all.
+    pub interfaces: Vec<String>,
+    /// CPUs to pin to; empty: one thread, not pinned.
+    pub cores: Vec<usize>,
+    /// How packets are dealt out among the rings of an interface.
+    pub fanout: FanoutMode,
+    /// Memory of a ring.
+    pub ring_bytes: usize,
+    /// Size of a block of a ring.
+    pub block_bytes: usize,
+    /// Frames addressed to others are taken too.
+    pub promiscuous: bool,
+    /// Our own uplink is captured too.
+    pub include_self: bool,
+}
+
+/// Why the settings do not go together. Exit status 2.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum ConfigError {
+    #[error("{0}")]
+    Url(#[from] UrlError),
+    #[error("--name: {found} bytes, 1 to {NAME_BYTES_MAX} are possible")]
+    Name { found: usize },
+    #[error("--interface any: already means all, so {other:?} cannot be added")]
+    Any { other: String },
+    #[error("--interface {name}: given twice")]
+    Twice { name: String },
+    #[error("--block-size {found}: not a power of two from 4KiB to 16MiB")]
+    BlockSize { found: usize },
+    #[error("--ring-size {found}: at least two blocks of {block_bytes} bytes are needed, at most 65536 are possible")]
+    RingSize { found: usize, block_bytes: usize },
+    #[error("--block-timeout {found:?}: 1ms to 10s are possible")]
+    BlockTimeout { found: Duration },
+    #[error("--memory {found}: {least} bytes are needed for these rings")]
+    Memory { found: usize, least: usize },
+    #[error("--cores {core}: no such CPU, or not allowed for this process; allowed are {allowed}")]
+    Core { core: usize, allowed: String },
+    #[error("--cores {core}: given twice")]
+    CoreTwice { core: usize },
+}
+
+impl Config {
+    /// Checks what was typed. `host_name` is the default name.
+    pub fn new(args: &Args, host_name: String) -> Result<Self, ConfigError> {
+        let name = args.name.clone().unwrap_or(host_name);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(ConfigError::Name { found: name.len() });
+        }
+        if !args.block_size.is_power_of_two() || !(4 << 10..=16 << 20).contains(&args.block_size) {
+            return Err(ConfigError::BlockSize { found: args.block_size });
+        }
+        if !(2..=65_536).contains(&(args.ring_size / args.block_size)) {
+            return Err(ConfigError::RingSize { found: args.ring_size, block_bytes: args.block_size });
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&args.block_timeout) {
+            return Err(ConfigError::BlockTimeout { found: args.block_timeout });
+        }
+        let rings = args.interface.len().max(1) * args.cores.len().max(1);
+        let body_scale = args.block_size.div_ceil(1 << 20);
+        let least = MEMORY_BYTES_MIN.max(rings * WORKING_BYTES * body_scale);
+        if args.memory < least {
+            return Err(ConfigError::Memory { found: args.memory, least });
+        }
+        let source = match &args.read {
+            Some(path) => {
+                let path = (path.as_os_str() != "-").then(|| path.clone());
+                Source::File { path, wait: !args.no_wait }
+            }
+            None => Source::Live(live(args)?),
+        };
+        Ok(Self {
+            source,
+            relay: RelayUrl::parse(&args.relay)?,
+            name,
+            filter: args.filter.clone().filter(|filter| !filter.trim().is_empty()),
+            snaplen: args.snaplen,
+            memory_bytes: args.memory,
+            // The header goes in front, and both together into one size class of the pool.
+            body_bytes: args.block_size.max(64 << 10) - wire::block::HEADER_BYTES,
+            compression: match args.compression {
+                CompressionArg::Lz4 => Compression::Lz4,
+                CompressionArg::None => Compression::None,
+            },
+            block_timeout: args.block_timeout,
+        })
+    }
+}
+
+fn live(args: &Args) -> Result<Live, ConfigError> {
+    let mut interfaces = args.interface.clone();
+    if let Some(at) = interfaces.iter().position(|name| name == "any") {
+        interfaces.remove(at);
+        if let Some(other) = interfaces.first() {
+            return Err(ConfigError::Any { other: other.clone() });
+        }
+    }
+    for (index, name) in interfaces.iter().enumerate() {
+        if interfaces[..index].contains(name) {
+            return Err(ConfigError::Twice { name: name.clone() });
+        }
+    }
+    // core_affinity indexes a fixed table with the id, so an id must be known before it sees it.
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    for (index, core) in args.cores.iter().enumerate() {
+        if !allowed.contains(core) {
+            let allowed = allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            return Err(ConfigError::Core { core: *core, allowed });
+        }
+        if args.cores[..index].contains(core) {
+            return Err(ConfigError::CoreTwice { core: *core });
+        }
+    }
+    Ok(Live {
+        interfaces,
+        cores: args.cores.clone(),
+        fanout: match args.fanout {
+            Fanout::Hash => FanoutMode::Hash,
+            Fanout::Cpu => FanoutMode::Cpu,
+            Fanout::Qm => FanoutMode::Qm,
+            Fanout::Lb => FanoutMode::Lb,
+            Fanout::Rollover => FanoutMode::Rollover,
+        },
+        ring_bytes: args.ring_size,
+        block_bytes: args.block_size,
+        promiscuous: !args.no_promiscuous,
+        include_self: args.include_self,
+    })
+}

@@ -1,0 +1,166 @@
+//! The feedback detector: does the sniffer capture what it sends?
+//!
+//! The filters exclude our own connection by its addresses and port. Behind a proxy, a tunnel or a
+//! network address translation the packets on the wire carry others, and then each block sent is
+//! captured and sent again. Rates alone cannot tell that from incompressible traffic, so the
+//! detector asks the line: it holds the uplink for a moment. What is our own falls silent.
+
+use std::time::{Duration, Instant};
+
+/// How often rates are compared.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// For how long in a row they must be alike.
+const SUSPICIOUS_INTERVALS: u32 = 3;
+/// Below this rate nothing is suspected, in bytes a second.
+const RATE_MIN: u64 = 128 << 10;
+/// How long the uplink is held to find out.
+const HOLD_TIME: Duration = Duration::from_millis(400);
+/// After a suspicion that was wrong, nothing is suspected for this long, doubled each time.
+const REST_TIME: Duration = Duration::from_secs(60);
+const REST_TIME_MAX: Duration = Duration::from_secs(3600);
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Normal,
+    /// Send nothing until the next verdict.
+    Hold,
+    /// Capture has fallen silent with the uplink: it captures itself.
+    Feedback {
+        /// Captured before, bytes a second.
+        before: u64,
+        /// Captured while nothing was sent, bytes a second.
+        held: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Watching { suspicious: u32 },
+    Holding { since: Instant, rate_before: u64 },
+}
+
+/// Compares what is captured with what is sent.
+#[derive(Debug)]
+pub struct FeedbackDetector {
+    state: State,
+    last: Option<(Instant, u64, u64)>,
+    rest: Duration,
+    rest_until: Option<Instant>,
+}
+
+impl FeedbackDetector {
+    /// A detector that suspects nothing yet.
+    pub fn new() -> Self {
+        Self { state: State::Watching { suspicious: 0 }, last: None, rest: REST_TIME, rest_until: None }
+    }
+
+    /// Whether the uplink is held.
+    pub fn is_holding(&self) -> bool {
+        matches!(self.state, State::Holding { .. })
+    }
+
+    /// When to call again.
+    pub fn next_check(&self, now: Instant) -> Instant {
+        match (self.state, self.last) {
+            (State::Holding { since, .. }, _) => since + HOLD_TIME,
+            (State::Watching { .. }, Some((at, ..))) => at + INTERVAL,
+            _ => now,
+        }
+    }
+
+    /// `captured` and `sent` are bytes since the start.
+    pub fn check(&mut self, now: Instant, captured: u64, sent: u64) -> Verdict {
+        let Some((at, captured_then, sent_then)) = self.last else {
+            self.last = Some((now, captured, sent));
+            return Verdict::Normal;
+        };
+        let elapsed = now.saturating_duration_since(at);
+        let per_second =
+            |bytes: u64| (u128::from(bytes) * 1_000_000 / elapsed.as_micros().max(1)) as u64;
+        let captured_rate = per_second(captured.saturating_sub(captured_then));
+        let sent_rate = per_second(sent.saturating_sub(sent_then));
+        match self.state {
+            State::Watching { suspicious } => {
+                if elapsed < INTERVAL {
+                    return Verdict::Normal;
+                }
+                self.last = Some((now, captured, sent));
+                let alike = sent_rate >= RATE_MIN
+                    && sent_rate >= captured_rate / 10 * 7
+                    && captured_rate >= sent_rate / 10 * 7;
+                let rests = self.rest_until.is_some_and(|until| now < until);
+                let suspicious = if alike && !rests { suspicious + 1 } else { 0 };
+                if suspicious < SUSPICIOUS_INTERVALS {
+                    self.state = State::Watching { suspicious };
+                    return Verdict::Normal;
+                }
+                self.state = State::Holding { since: now, rate_before: captured_rate };
+                Verdict::Hold
+            }
+            State::Holding { since, rate_before } => {
+                let held = now.saturating_duration_since(since);
+                // What was on its way when the hold began is still captured in its first half.
+                if held < HOLD_TIME / 2 {
+                    self.last = Some((now, captured, sent));
+                    return Verdict::Hold;
+                }
+                if held < HOLD_TIME {
+                    return Verdict::Hold;
+                }
+                self.last = Some((now, captured, sent));
+                self.state = State::Watching { suspicious: 0 };
+                if captured_rate < rate_before / 5 {
+                    return Verdict::Feedback { before: rate_before, held: captured_rate };
+                }
+                self.rest_until = Some(now + self.rest);
+                self.rest = (self.rest * 2).min(REST_TIME_MAX);
+                Verdict::Normal
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the detector over a line whose own traffic comes back (or not) beside a steady rate.
+    fn run(own_comes_back: bool, other_rate: u64, seconds: u64) -> (Verdict, u64) {
+        let start = Instant::now();
+        let mut detector = FeedbackDetector::new();
+        let (mut captured, mut sent, mut holds) = (0, 0, 0);
+        let mut now = start;
+        while now < start + Duration::from_secs(seconds) {
+            now += Duration::from_millis(20);
+            let send = if detector.is_holding() { 0 } else { other_rate.max(500_000) / 50 };
+            sent += send;
+            captured += other_rate / 50 + if own_comes_back { send } else { 0 };
+            let was_holding = detector.is_holding();
+            let verdict = detector.check(now, captured, sent);
+            holds += u64::from(!was_holding && verdict == Verdict::Hold);
+            if let Verdict::Feedback { .. } = verdict {
+                return (verdict, holds);
+            }
+        }
+        (Verdict::Normal, holds)
+    }
+
+    #[test]
+    fn what_comes_back_is_noticed() {
+        assert!(matches!(run(true, 0, 30).0, Verdict::Feedback { .. }));
+    }
+
+    #[test]
+    fn incompressible_traffic_is_not_taken_for_our_own() {
+        let (verdict, holds) = run(false, 1_000_000, 600);
+        assert_eq!(verdict, Verdict::Normal);
+        assert!((1..=4).contains(&holds), "{holds} holds, each rarer than the last");
+    }
+
+    #[test]
+    fn a_quiet_line_is_never_held() {
+        assert_eq!(run(false, 0, 60), (Verdict::Normal, 0));
+    }
+}

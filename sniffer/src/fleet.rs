@@ -1,0 +1,305 @@
+//! All rings of a live capture: which interface is on which threads, and what their filters are.
+//!
+//! Order of life (PACKET_FANOUT, packet(7)): every ring of an interface is bound and has joined its
+//! group while its filter drops everything; then, when the port of our own uplink is known, each
+//! gets its real filter. So no packet is seen twice, nor our own connection even once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
+use thiserror::Error;
+use tracing::{debug, info, warn};
+use wire::Interface;
+use wire::block::{Epoch, StreamKey};
+use wire::clock::wall_ns;
+use wire::description::Description;
+
+use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder};
+use crate::config::{Config, Live};
+use crate::handover::Handover;
+use crate::interfaces::{self, InterfaceInfo, Monitor, os_description};
+use crate::ring::{Instruction, RingConfig, RingControl, RingError};
+
+/// Why capture cannot begin.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum FleetError {
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
+    Interface(#[from] interfaces::InterfaceError),
+    #[error("interface {name}: frames of a link type that pcapng has no number for")]
+    LinkType { name: String },
+    #[error("capture thread: {0}")]
+    Thread(std::io::Error),
+    #[error("interfaces: {0}")]
+    List(std::io::Error),
+}
+
+impl FleetError {
+    /// The filter itself is at fault: wrong usage.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Filter(FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. }))
+    }
+}
+
+/// All rings of a live capture.
+pub struct Fleet {
+    epoch: Epoch,
+    name: String,
+    filter: Option<String>,
+    snaplen: u32,
+    live: Live,
+    threads: Vec<CaptureThread>,
+    streams: Arc<AtomicU32>,
+    /// By interface index.
+    captured: BTreeMap<u32, Captured>,
+    exclusions: Vec<Exclusion>,
+    /// With `-i any`: interfaces as they come and go.
+    monitor: Option<Monitor>,
+    block_timeout_ms: u32,
+}
+
+/// An interface that is captured.
+struct Captured {
+    name: String,
+    program: Program,
+    link: LinkLayer,
+    rings: Vec<CapturedRing>,
+}
+
+struct CapturedRing {
+    control: RingControl,
+    thread: usize,
+    stream: u32,
+}
+
+impl Fleet {
+    /// Opens every ring. Nothing is captured until [`Fleet::set_exclusions`].
+    pub fn open(
+        config: &Config,
+        live: &Live,
+        epoch: Epoch,
+        capture: CaptureConfig,
+        handover: &Handover,
+    ) -> Result<Self, FleetError> {
+        let start = |core| CaptureThread::start(core, capture.clone(), handover.clone());
+        let threads = if live.cores.is_empty() {
+            vec![start(None).map_err(FleetError::Thread)?]
+        } else {
+            let started: Result<_, _> = live.cores.iter().map(|core| start(Some(*core))).collect();
+            started.map_err(FleetError::Thread)?
+        };
+        let mut fleet = Self {
+            epoch,
+            name: config.name.clone(),
+            filter: config.filter.clone(),
+            snaplen: config.snaplen,
+            live: live.clone(),
+            threads,
+            streams: Arc::new(AtomicU32::new(0)),
+            captured: BTreeMap::new(),
+            exclusions: Vec::new(),
+            monitor: None,
+            block_timeout_ms: config.block_timeout.as_millis().max(1) as u32,
+        };
+        if live.interfaces.is_empty() {
+            fleet.monitor = Some(Monitor::open().map_err(FleetError::List)?);
+            fleet.open_all()?;
+        }
+        for name in &live.interfaces {
+            let info = interfaces::find(name)?;
+            if !info.up {
+                warn!("interface {name}: is down; packets come when it is up");
+            }
+            fleet.open_interface(&info)?;
+        }
+        Ok(fleet)
+    }
+
+    /// `-i any`: all interfaces that are there. One that cannot be captured is left out, and said.
+    fn open_all(&mut self) -> Result<(), FleetError> {
+        for info in interfaces::list().map_err(FleetError::List)? {
+            if self.captured.contains_key(&info.index) {
+                continue;
+            }
+            match self.open_interface(&info) {
+                Ok(()) => {}
+                // What is wrong with the filter or with our rights is wrong for every interface.
+                Err(error @ FleetError::Ring(RingError::NotPermitted { .. })) => return Err(error),
+                Err(error) if error.is_usage() && info.link_type == Some(1) => return Err(error),
+                Err(error) => warn!("{}; left out", crate::text(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn open_interface(&mut self, info: &InterfaceInfo) -> Result<(), FleetError> {
+        let Some(link_type) = info.link_type else {
+            return Err(FleetError::LinkType { name: info.name.clone() });
+        };
+        let program = self.compile(info, link_type)?;
+        let config = RingConfig {
+            interface: info.name.clone(),
+            ring_bytes: self.live.ring_bytes,
+            block_bytes: self.live.block_bytes,
+            retire_ms: self.block_timeout_ms,
+            promiscuous: self.live.promiscuous,
+            ignore_outgoing: info.loopback,
+        };
+        let mut captured = Captured {
+            name: info.name.clone(),
+            program,
+            link: LinkLayer::of(link_type),
+            rings: Vec::new(),
+        };
+        let mut group = None;
+        for (index, thread) in self.threads.iter().enumerate() {
+            let stream = self.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let fanout = (self.threads.len() > 1).then_some(FanoutOrder { group, mode: self.live.fanout });
+            let order = RingOrder {
+                config: config.clone(),
+                fanout,
+                key: StreamKey { epoch: self.epoch, stream },
+                description: self.describe(info, link_type),
+            };
+            let opened = thread.open(order)?;
+            group = opened.group;
+            if opened.ring_bytes < config.ring_bytes {
+                warn!("interface {}: ring of {} bytes, for want of memory", info.name, opened.ring_bytes);
+            }
+            captured.rings.push(CapturedRing { control: opened.control, thread: index, stream });
+        }
+        let offloads = &info.offloads;
+        let named = [("GRO", offloads.gro), ("LRO", offloads.lro), ("TSO", offloads.tso), ("GSO", offloads.gso)];
+        let on: Vec<&str> = named.into_iter().filter(|(_, on)| *on == Some(true)).map(|(name, _)| name).collect();
+        if !on.is_empty() {
+            let on = on.join(", ");
+            debug!("interface {}: {on} on: frames may be larger than on the wire", info.name);
+        }
+        self.captured.insert(info.index, captured);
+        Ok(())
+    }
+
+    /// The user's filter for this interface. A test for VLAN tags needs the kernel's metadata,
+    /// which only a live handle compiles to.
+    fn compile(&self, info: &InterfaceInfo, link_type: u16) -> Result<Program, FilterError> {
+        let Some(expression) = &self.filter else { return Ok(Program::accept_all(self.snaplen)) };
+        if expression.contains("vlan") && LinkLayer::of(link_type) == LinkLayer::Ethernet && !info.loopback {
+            bpf::compile(expression, link_type, self.snaplen)?; // a wrong expression, whatever the interface
+            return bpf::compile_live(expression, &info.name, self.snaplen);
+        }
+        match bpf::compile(expression, link_type, self.snaplen) {
+            Err(FilterError::Metadata { .. }) => bpf::compile_live(expression, &info.name, self.snaplen),
+            other => other,
+        }
+    }
+
+    fn describe(&self, info: &InterfaceInfo, link_type: u16) -> Description {
+        let interface = Interface {
+            name: info.name.clone(),
+            description: None,
+            link_type,
+            snaplen: self.snaplen,
+            filter: self.filter.clone(),
+            os: Some(os_description()),
+            hardware: info.hardware.clone(),
+            speed_bits: info.speed_bits,
+            mac: info.mac,
+            fcs_bits: None,
+            ts_offset_s: 0,
+        };
+        Description {
+            name: self.name.clone(),
+            agent: crate::AGENT.to_owned(),
+            opened_ns: wall_ns(),
+            predecessor: None,
+            file: None,
+            interfaces: vec![interface],
+        }
+    }
+
+    /// Sets every ring's filter: not our own connections, and what the user wants of the rest.
+    /// With the first call capture begins.
+    pub fn set_exclusions(&mut self, exclusions: &[Exclusion]) -> Result<(), FleetError> {
+        self.exclusions = exclusions.to_vec();
+        for captured in self.captured.values() {
+            captured.set_filter(exclusions)?;
+        }
+        Ok(())
+    }
+
+    /// With `-i any`: what tells that interfaces come and go.
+    pub fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
+    }
+
+    /// Interfaces may have come or gone.
+    pub fn handle_link_events(&mut self) {
+        let Some(monitor) = &mut self.monitor else { return };
+        let events = monitor.events().unwrap_or_else(|error| {
+            warn!("interfaces: {error}");
+            Vec::new()
+        });
+        for event in events {
+            if event.removed
+                && let Some(captured) = self.captured.remove(&event.index)
+            {
+                for ring in captured.rings {
+                    let note = format!("interface {}: gone", captured.name);
+                    self.threads[ring.thread].close(ring.stream, note);
+                }
+            }
+        }
+        let known: Vec<u32> = self.captured.keys().copied().collect();
+        if let Err(error) = self.open_all() {
+            warn!("{error}");
+        }
+        for (_, captured) in self.captured.iter().filter(|(index, _)| !known.contains(index)) {
+            info!("interface {}: capturing", captured.name);
+            if let Err(error) = captured.set_filter(&self.exclusions) {
+                warn!("{error}");
+            }
+        }
+    }
+
+    /// Names of the interfaces that are captured.
+    pub fn interface_names(&self) -> Vec<String> {
+        self.captured.values().map(|captured| captured.name.clone()).collect()
+    }
+
+    /// How many threads hand over, each until it says that it has ended.
+    pub fn thread_count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// A buffer may be free again.
+    pub fn buffer_is_free(&self) {
+        self.threads.iter().for_each(CaptureThread::buffer_is_free);
+    }
+
+    /// Stops capturing: what is in the rings is handed over, then the threads end.
+    pub fn stop(&self) {
+        self.threads.iter().for_each(CaptureThread::stop);
+    }
+}
+
+impl Captured {
+    fn set_filter(&self, exclusions: &[Exclusion]) -> Result<(), RingError> {
+        let program = exclude(&self.program, self.link, exclusions);
+        let instructions: Vec<Instruction> =
+            program.instructions().iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect();
+        for ring in &self.rings {
+            match ring.control.set_filter(&instructions) {
+                // Its interface is gone and its stream ended meanwhile.
+                Ok(()) | Err(RingError::Closed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! The hand-over from the threads that pack to the one that sends, and the wake-ups both ways.
+//!
+//! What waits here is bounded by the pool: every block is a buffer of it, and a thread that finds
+//! no buffer free sleeps on its own wake-up, not on the ring (whose poll would spin).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use mio::{Registry, Token, Waker};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use wire::block::PackedBlock;
+use wire::description::Description;
+use wire::ledger::Report;
+
+/// What a packing thread hands over.
+#[derive(Debug)]
+pub enum Handed {
+    /// A stream is opened, or its table has grown. Its description block follows.
+    Stream(u32, Description),
+    /// A packed block.
+    Block(PackedBlock),
+    /// Nothing older is to come in an idle stream: its number, and the time in ns.
+    Mark(u32, u64),
+    /// Where a stream stands, for the summary.
+    Report(u32, Report),
+    /// A packing thread has ended; an error is what it failed with.
+    Ended(Result<(), String>),
+}
+
+/// The packing end. Clones feed the same uplink.
+#[derive(Clone)]
+pub struct Handover {
+    sender: Sender<Handed>,
+    waker: Arc<Waker>,
+}
+
+impl Handover {
+    /// Both ends; the receiving poll is woken under `token`.
+    pub fn new(registry: &Registry, token: Token) -> io::Result<(Self, Receiver<Handed>)> {
+        let (sender, receiver) = channel();
+        Ok((Self { sender, waker: Arc::new(Waker::new(registry, token)?) }, receiver))
+    }
+
+    /// Hands over, and wakes the uplink.
+    pub fn send(&self, handed: Handed) {
+        // When the uplink has ended there is nobody left to tell.
+        if self.sender.send(handed).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Wakes the uplink, to look at whatever else changed.
+    pub fn wake(&self) {
+        let _ = self.waker.wake();
+    }
+}
+
+/// Wakes a packing thread out of its poll. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Wakeup {
+    event: Arc<EventFd>,
+    /// The thread found no buffer free.
+    starved: Arc<AtomicBool>,
+}
+
+impl Wakeup {
+    /// A wake-up that is not due.
+    pub fn new() -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { event: Arc::new(event), starved: Arc::new(AtomicBool::new(false)) })
+    }
+
+    /// Wakes the thread.
+    pub fn wake(&self) {
+        // Fails only when the counter is full, and then the thread is woken anyway.
+        let _ = self.event.write(1);
+    }
+
+    /// Wakes the thread if it waits for a buffer.
+    pub fn wake_if_starved(&self) {
+        if self.starved.swap(false, Ordering::AcqRel) {
+            self.wake();
+        }
+    }
+
+    /// The thread waits for a buffer from now on. Look for one once more after this.
+    pub fn set_starved(&self) {
+        self.starved.store(true, Ordering::Release);
+    }
+
+    /// Takes note of a wake-up.
+    pub fn clear(&self) {
+        let _ = self.event.read();
+    }
+}
+
+impl AsFd for Wakeup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// What paces the reading of a file: how much is under way, and whether somebody takes it.
+#[derive(Clone, Debug, Default)]
+pub struct Pace {
+    shared: Arc<(Mutex<PaceState>, Condvar)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PaceState {
+    handed_bytes: u64,
+    settled_bytes: u64,
+    viewers: u32,
+    has_been_taken: bool,
+    stopped: bool,
+}
+
+impl Pace {
+    /// Counts a block that is handed over.
+    pub fn add(&self, bytes: usize) {
+        self.lock().handed_bytes += bytes as u64;
+    }
+
+    /// The uplink has let go of so many bytes in all, and so many viewers take them.
+    pub fn update(&self, settled_bytes: u64, viewers: u32) {
+        let mut state = self.lock();
+        state.settled_bytes = settled_bytes;
+        state.viewers = viewers;
+        state.has_been_taken |= viewers > 0;
+        drop(state);
+        self.shared.1.notify_all();
+    }
+
+    /// Ends every wait.
+    pub fn stop(&self) {
+        self.lock().stopped = true;
+        self.shared.1.notify_all();
+    }
+
+    /// Waits until at most `limit_bytes` are under way, and with `for_viewer` until a first viewer
+    /// takes them. `false`: stopped.
+    pub fn wait(&self, limit_bytes: u64, for_viewer: bool) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return false;
+            }
+            let under_way = state.handed_bytes.saturating_sub(state.settled_bytes);
+            if under_way <= limit_bytes && (!for_viewer || state.has_been_taken) {
+                return true;
+            }
+            let waited = self.shared.1.wait_timeout(state, Duration::from_secs(1));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PaceState> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,367 @@
+//! `--read`: a capture file goes through the very same path as live packets.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bpf::{FilterError, Program};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use thiserror::Error;
+use tracing::warn;
+use wire::Interface;
+use wire::block::{Kind, StreamKey};
+use wire::capture_file::{CaptureFileError, CaptureReader, Item, Packet};
+use wire::clock::wall_ns;
+use wire::description::Description;
+use wire::ledger::{InterfaceTotals, Report};
+use wire::pack::{PackError, Packer};
+
+use crate::capture::CaptureConfig;
+use crate::config::Config;
+use crate::handover::{Handed, Handover, Pace, Wakeup};
+
+/// Most bytes handed over and not settled: less than any viewer's queue at the relay, so that
+/// nothing is skipped.
+const UNDER_WAY_BYTES_MAX: u64 = 16 << 20;
+
+/// Why a file cannot be sent.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum ReadError {
+    #[error("{path}")]
+    Open { path: String, source: io::Error },
+    #[error("{path}")]
+    File { path: String, source: CaptureFileError },
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("{path}: packet {number}")]
+    Pack { path: String, number: u64, source: PackError },
+    #[error("reading thread")]
+    Thread(#[source] io::Error),
+}
+
+impl ReadError {
+    /// The filter itself is at fault: wrong usage.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Filter(FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. }))
+    }
+}
+
+/// A file that is being sent.
+pub struct ReadThread {
+    pace: Pace,
+    wakeup: Wakeup,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ReadThread {
+    /// Opens the file, reads its head, and begins to send it as stream `key`.
+    pub fn start(
+        path: Option<&Path>,
+        wait: bool,
+        config: &Config,
+        key: StreamKey,
+        capture: CaptureConfig,
+        handover: Handover,
+    ) -> Result<Self, ReadError> {
+        let shown = path.map_or("standard input".to_owned(), |path| path.display().to_string());
+        let fail = |source| ReadError::Open { path: shown.clone(), source };
+        let is_begun = Arc::new(AtomicBool::new(false));
+        let input = match path {
+            Some(path) => Input::File(File::open(path).map_err(fail)?),
+            None => Input::Stdin { timeout: capture.block_timeout, is_begun: Arc::clone(&is_begun) },
+        };
+        let file = path.map_or("-".to_owned(), |path| {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            name.to_string_lossy().into_owned()
+        });
+        if let Some(expression) = &config.filter {
+            // A wrong expression is said before anything is read.
+            bpf::compile(expression, 1, config.snaplen)?;
+        }
+        let reader =
+            CaptureReader::new(input).map_err(|source| ReadError::File { path: shown.clone(), source })?;
+        is_begun.store(true, Ordering::Release);
+        let (pace, wakeup) = (Pace::default(), Wakeup::new().map_err(ReadError::Thread)?);
+        let description = Description {
+            name: config.name.clone(),
+            agent: crate::AGENT.to_owned(),
+            opened_ns: wall_ns(),
+            predecessor: None,
+            file: Some(file),
+            interfaces: Vec::new(),
+        };
+        let packer = Packer::new(key, capture.pool.clone(), config.body_bytes, config.compression);
+        let mut sending = Sending {
+            path: shown,
+            filter: config.filter.clone(),
+            snaplen: config.snaplen,
+            description,
+            programs: Vec::new(),
+            packer,
+            handover: handover.clone(),
+            wakeup: wakeup.clone(),
+            pace: pace.clone(),
+            wait,
+            is_described: false,
+            offered: Vec::new(),
+            cut_packets: 0,
+            number: 0,
+            last_time_ns: 0,
+        };
+        handover.send(Handed::Stream(key.stream, sending.description.clone()));
+        let thread = std::thread::Builder::new()
+            .name("read".to_owned())
+            .spawn(move || {
+                let result = sending.run(reader).map_err(|error| crate::text(&error));
+                handover.send(Handed::Ended(result));
+            })
+            .map_err(ReadError::Thread)?;
+        Ok(Self { pace, wakeup, thread: Some(thread) })
+    }
+
+    /// What the uplink has let go of, and who takes it.
+    pub fn update(&self, settled_bytes: u64, viewers: u32) {
+        self.pace.update(settled_bytes, viewers);
+    }
+
+    /// A buffer may be free again.
+    pub fn buffer_is_free(&self) {
+        self.wakeup.wake_if_starved();
+    }
+
+    /// Stops sending in the middle of the file.
+    pub fn stop(&self) {
+        self.pace.stop();
+        self.wakeup.wake();
+    }
+}
+
+impl Drop for ReadThread {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.is_finished()
+        {
+            // One that still waits for standard input ends with the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The file. Once its head is read, standard input says `WouldBlock` after the block timeout, so
+/// that what was gathered leaves as it would from a ring.
+enum Input {
+    File(File),
+    Stdin { timeout: Duration, is_begun: Arc<AtomicBool> },
+}
+
+impl Read for Input {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Input::File(file) => file.read(out),
+            Input::Stdin { timeout, is_begun } => {
+                let stdin = io::stdin();
+                let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+                let timeout = match is_begun.load(Ordering::Acquire) {
+                    true => PollTimeout::try_from(*timeout).unwrap_or(PollTimeout::ZERO),
+                    false => PollTimeout::NONE,
+                };
+                match poll(&mut fds, timeout) {
+                    Ok(0) => Err(ErrorKind::WouldBlock.into()),
+                    Ok(_) => Ok(nix::unistd::read(stdin.as_fd(), out)?),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+struct Sending {
+    path: String,
+    filter: Option<String>,
+    snaplen: u32,
+    description: Description,
+    /// By interface: the filter for its link type.
+    programs: Vec<Program>,
+    packer: Packer,
+    handover: Handover,
+    wakeup: Wakeup,
+    pace: Pace,
+    wait: bool,
+    /// The last description block holds the whole table.
+    is_described: bool,
+    /// Packets read, by interface.
+    offered: Vec<u64>,
+    cut_packets: u64,
+    number: u64,
+    last_time_ns: u64,
+}
+
+impl Sending {
+    fn run(&mut self, mut reader: CaptureReader<Input>) -> Result<(), ReadError> {
+        let result = self.send(&mut reader);
+        let note = result.as_ref().err().map(|error| crate::text(error));
+        self.seal();
+        self.describe();
+        self.report(note);
+        result
+    }
+
+    fn send(&mut self, reader: &mut CaptureReader<Input>) -> Result<(), ReadError> {
+        loop {
+            match reader.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(Item::Interface(interface))) => self.add_interface(interface)?,
+                Ok(Some(Item::Packet(packet))) => {
+                    self.number += 1;
+                    if !self.push(&packet)? {
+                        return Ok(());
+                    }
+                }
+                Err(CaptureFileError::Io { source, .. })
+                    if matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+                {
+                    self.seal();
+                    if !self.pace.wait(u64::MAX, false) {
+                        return Ok(());
+                    }
+                }
+                Err(source) => return Err(ReadError::File { path: self.path.clone(), source }),
+            }
+        }
+    }
+
+    fn add_interface(&mut self, interface: Interface) -> Result<(), ReadError> {
+        let program = match &self.filter {
+            Some(expression) => bpf::compile(expression, interface.link_type, self.snaplen)?,
+            None => Program::accept_all(self.snaplen),
+        };
+        self.programs.push(program);
+        self.offered.push(0);
+        let snaplen = match interface.snaplen {
+            0 => self.snaplen,
+            length => length.min(self.snaplen),
+        };
+        let filter = interface.filter.clone().or_else(|| self.filter.clone());
+        self.description.interfaces.push(Interface { snaplen, filter, ..interface });
+        self.is_described = false;
+        Ok(())
+    }
+
+    /// Sends one packet. `false`: stopped.
+    fn push(&mut self, packet: &Packet<'_>) -> Result<bool, ReadError> {
+        // The reader gives out packets of interfaces it has given out only.
+        let Some(program) = self.programs.get(packet.interface as usize) else { return Ok(true) };
+        let keep = program.run(packet.data, packet.original_len) as usize;
+        if keep == 0 {
+            return Ok(true);
+        }
+        if let Some(offered) = self.offered.get_mut(packet.interface as usize) {
+            *offered += 1;
+        }
+        let data = &packet.data[..packet.data.len().min(keep)];
+        if !self.is_described {
+            self.seal();
+            self.describe();
+        }
+        while !self.packer.is_under_way() {
+            // Each block begins with a look at how much is under way.
+            if !self.pace.wait(UNDER_WAY_BYTES_MAX, self.wait) {
+                return Ok(false);
+            }
+            if self.packer.prepare() {
+                break;
+            }
+            self.wait_for_buffer();
+        }
+        loop {
+            let pushed =
+                self.packer.push(packet.interface, packet.time_ns, packet.original_len, [data], packet.options);
+            match pushed {
+                Ok(()) => break,
+                Err(PackError::Full) => {
+                    self.seal();
+                    if !self.pace.wait(UNDER_WAY_BYTES_MAX, self.wait) {
+                        return Ok(false);
+                    }
+                }
+                Err(PackError::NoBuffer) => self.wait_for_buffer(),
+                Err(source) => {
+                    return Err(ReadError::Pack { path: self.path.clone(), number: self.number, source });
+                }
+            }
+        }
+        self.cut_packets += u64::from((data.len() as u64) < u64::from(packet.original_len));
+        self.last_time_ns = packet.time_ns;
+        Ok(true)
+    }
+
+    fn seal(&mut self) {
+        if let Some(block) = self.packer.seal() {
+            self.pace.add(block.bytes().len());
+            self.handover.send(Handed::Block(block));
+        }
+    }
+
+    /// Sends the table as it is now.
+    fn describe(&mut self) {
+        if self.is_described {
+            return;
+        }
+        let stream = self.packer.key().stream;
+        self.handover.send(Handed::Stream(stream, self.description.clone()));
+        loop {
+            match self.packer.seal_json(Kind::Description, &self.description, wall_ns(), false) {
+                Some(block) => {
+                    self.pace.add(block.bytes().len());
+                    self.handover.send(Handed::Block(block));
+                    self.is_described = true;
+                    return;
+                }
+                None => self.wait_for_buffer(),
+            }
+        }
+    }
+
+    /// The stream's last block.
+    fn report(&mut self, note: Option<String>) {
+        let (packed_packets, packed_bytes) = self.packer.packed();
+        let totals = |offered: &u64| InterfaceTotals { offered: *offered, ..InterfaceTotals::default() };
+        let report = Report {
+            time_ns: self.last_time_ns,
+            complete_through_ns: u64::MAX,
+            packed_packets,
+            packed_bytes,
+            cut_packets: self.cut_packets,
+            interfaces: self.offered.iter().map(totals).collect(),
+            note,
+            ..Report::default()
+        };
+        self.handover.send(Handed::Report(self.packer.key().stream, report.clone()));
+        loop {
+            match self.packer.seal_json(Kind::Report, &report, self.last_time_ns, true) {
+                Some(block) => {
+                    self.pace.add(block.bytes().len());
+                    return self.handover.send(Handed::Block(block));
+                }
+                None => self.wait_for_buffer(),
+            }
+        }
+    }
+
+    fn wait_for_buffer(&self) {
+        self.wakeup.set_starved();
+        self.handover.wake();
+        let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
+        if let Err(error) = poll(&mut fds, PollTimeout::from(50u8)) {
+            warn!("poll: {error}");
+        }
+        self.wakeup.clear();
+    }
+}

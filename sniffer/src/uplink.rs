@@ -1,0 +1,505 @@
+//! The sending thread: a mio loop around `wire::uplink`, which decides what goes when.
+//!
+//! It takes what the packing threads hand over, keeps the connection to the relay, and sees to it
+//! that the packing threads never want for a buffer for long.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use bpf::Exclusion;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::{debug, info, warn};
+use wire::block::{Epoch, Kind};
+use wire::clock::wall_ns;
+use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
+use wire::ledger::Report;
+use wire::message::Control;
+use wire::pool::Pool;
+use wire::uplink::{Announcement, Uplink, UplinkError};
+
+use crate::config::Config;
+use crate::feedback::{FeedbackDetector, Verdict};
+use crate::fleet::Fleet;
+use crate::handover::{Handed, Handover};
+use crate::read::ReadThread;
+use crate::summary::Summary;
+
+const HANDED: Token = Token(0);
+const CONNECTION: Token = Token(1);
+const LINKS: Token = Token(2);
+
+/// First and longest pause before another attempt to connect.
+const RETRY_TIME_MIN: Duration = Duration::from_millis(250);
+const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest sleep of the loop.
+const TICK: Duration = Duration::from_millis(500);
+/// Time at the end for what is captured to be sent and settled.
+const STOP_TIME: Duration = Duration::from_secs(5);
+/// Unsent bytes that the kernel may hold: more would be old data in front of live packets.
+const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
+
+/// What packs: rings, or a file.
+pub enum Packing {
+    /// Rings.
+    Live(Box<Fleet>),
+    /// A file.
+    File(ReadThread),
+}
+
+/// How a run ends.
+#[derive(Debug)]
+pub struct End {
+    /// What was done.
+    pub summary: Summary,
+    /// What went wrong, if anything.
+    pub failure: Option<String>,
+}
+
+/// The sending thread.
+pub struct Sender {
+    poll: Poll,
+    handed: Receiver<Handed>,
+    url: RelayUrl,
+    uplink: Uplink,
+    pool: Pool,
+    packing: Packing,
+    marks_wanted: Arc<AtomicBool>,
+    connection: Option<Connection>,
+    retry_at: Instant,
+    retry_time: Duration,
+    /// The last failure to connect, so that each is said once.
+    last_failure: Option<String>,
+    has_been_connected: bool,
+    first_connection_must_succeed: bool,
+    /// Flows of this and the previous connection.
+    flows: Vec<Exclusion>,
+    include_self: bool,
+    detector: Option<FeedbackDetector>,
+    handed_bytes: u64,
+    captured_bytes: u64,
+    sent_on_closed: u64,
+    threads_running: usize,
+    stop_at: Option<Instant>,
+    failure: Option<String>,
+    names: BTreeMap<u32, String>,
+    reports: BTreeMap<u32, Report>,
+}
+
+impl Sender {
+    /// A poll and the packing end of its hand-over.
+    pub fn channel() -> io::Result<(Poll, Handover, Receiver<Handed>)> {
+        let poll = Poll::new()?;
+        let (handover, handed) = Handover::new(poll.registry(), HANDED)?;
+        Ok((poll, handover, handed))
+    }
+
+    /// The sending thread of one run.
+    pub fn new(
+        config: &Config,
+        epoch: Epoch,
+        pool: Pool,
+        marks_wanted: Arc<AtomicBool>,
+        (poll, handed): (Poll, Receiver<Handed>),
+        packing: Packing,
+    ) -> io::Result<Self> {
+        let is_file = matches!(packing, Packing::File(_));
+        let include_self = match &config.source {
+            crate::config::Source::Live(live) => live.include_self,
+            crate::config::Source::File { .. } => true,
+        };
+        let threads_running = match &packing {
+            Packing::Live(fleet) => fleet.thread_count(),
+            Packing::File(_) => 1,
+        };
+        if let Packing::Live(fleet) = &packing
+            && let Some(monitor) = fleet.monitor()
+        {
+            let fd = monitor.as_fd().as_raw_fd();
+            poll.registry().register(&mut SourceFd(&fd), LINKS, Interest::READABLE)?;
+        }
+        let agent = crate::AGENT.to_owned();
+        Ok(Self {
+            poll,
+            handed,
+            url: config.relay.clone(),
+            uplink: Uplink::new(config.name.clone(), agent, epoch, config.memory_bytes),
+            pool,
+            packing,
+            marks_wanted,
+            connection: None,
+            retry_at: Instant::now(),
+            retry_time: RETRY_TIME_MIN,
+            last_failure: None,
+            has_been_connected: false,
+            first_connection_must_succeed: is_file,
+            flows: Vec::new(),
+            include_self,
+            detector: (!include_self).then(FeedbackDetector::new),
+            handed_bytes: 0,
+            captured_bytes: 0,
+            sent_on_closed: 0,
+            threads_running,
+            stop_at: None,
+            failure: None,
+            names: BTreeMap::new(),
+            reports: BTreeMap::new(),
+        })
+    }
+
+    /// Sends until the packing ends and all is settled, or `stop` is set and its time is over.
+    pub fn run(mut self, stop: &AtomicBool) -> io::Result<End> {
+        let mut events = Events::with_capacity(16);
+        loop {
+            let now = Instant::now();
+            if stop.load(Ordering::Acquire) && self.stop_at.is_none() {
+                self.begin_stop(now);
+            }
+            self.take_handed();
+            self.connect_if_due(now);
+            self.serve_connection(now);
+            self.free_memory();
+            self.watch_feedback(now);
+            if self.is_done(now) {
+                break;
+            }
+            let timeout = self.timeout(Instant::now());
+            match self.poll.poll(&mut events, Some(timeout)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in events.iter() {
+                match (event.token(), &mut self.connection, &mut self.packing) {
+                    (CONNECTION, Some(connection), _) => {
+                        let closed = event.is_read_closed() || event.is_error();
+                        connection.set_ready(event.is_readable() || closed, event.is_writable() || closed);
+                    }
+                    (LINKS, _, Packing::Live(fleet)) => fleet.handle_link_events(),
+                    _ => {} // the hand-over is looked at in any case
+                }
+            }
+        }
+        Ok(self.finish())
+    }
+
+    /// Capture stops; what was captured has a bounded time to leave.
+    fn begin_stop(&mut self, now: Instant) {
+        match &self.packing {
+            Packing::Live(fleet) => fleet.stop(),
+            Packing::File(file) => file.stop(),
+        }
+        self.stop_at = Some(now + STOP_TIME);
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        if self.threads_running == 0 && self.uplink.is_settled() {
+            return true;
+        }
+        if self.failure.is_some() && self.stop_at.is_none() && self.first_connection_must_succeed {
+            return true; // nobody to send to, and never was
+        }
+        self.stop_at.is_some_and(|at| now >= at)
+    }
+
+    fn timeout(&self, now: Instant) -> Duration {
+        if self.connection.as_ref().is_some_and(|connection| connection.is_ready() && !self.is_held()) {
+            return Duration::ZERO;
+        }
+        let mut until = now + TICK;
+        if self.connection.is_none() {
+            until = until.min(self.retry_at);
+        }
+        if let Some(detector) = &self.detector {
+            until = until.min(detector.next_check(now).max(now + Duration::from_millis(1)));
+        }
+        until.saturating_duration_since(now)
+    }
+
+    /// Takes what the packing threads have handed over.
+    fn take_handed(&mut self) {
+        while let Ok(handed) = self.handed.try_recv() {
+            match handed {
+                Handed::Stream(stream, description) => {
+                    let interfaces: Vec<String> =
+                        description.interfaces.iter().map(|one| one.name.clone()).collect();
+                    let title = description.file.clone().unwrap_or_else(|| interfaces.join(","));
+                    self.names.insert(stream, title);
+                    let filter = description.interfaces.iter().find_map(|one| one.filter.clone());
+                    let opened_ns = description.opened_ns;
+                    self.uplink.handle_announcement(stream, Announcement { interfaces, filter, opened_ns });
+                }
+                Handed::Block(block) => {
+                    self.handed_bytes += block.bytes().len() as u64;
+                    if block.header().kind == Kind::Packets {
+                        self.captured_bytes += u64::from(block.header().byte_count);
+                    }
+                    self.uplink.handle_block(block);
+                }
+                Handed::Mark(stream, through_ns) => self.uplink.handle_mark(stream, through_ns),
+                Handed::Report(stream, report) => {
+                    self.reports.insert(stream, report);
+                }
+                Handed::Ended(result) => {
+                    self.threads_running = self.threads_running.saturating_sub(1);
+                    if let Err(text) = result {
+                        self.failure.get_or_insert(text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect_if_due(&mut self, now: Instant) {
+        if self.connection.is_some() || now < self.retry_at {
+            return;
+        }
+        match self.connect(now) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(text) => self.lose(now, text),
+        }
+    }
+
+    /// Binds the local port, has it excluded on every ring, and only then connects.
+    fn connect(&mut self, now: Instant) -> Result<Connection, String> {
+        let (host, port) = (self.url.host().to_owned(), self.url.port());
+        let addresses: Vec<SocketAddr> = (host.as_str(), port).to_socket_addrs().map_err(cause)?.collect();
+        let mut failure = "the name has no address".to_owned();
+        for address in addresses {
+            match self.connect_to(address, now) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = cause(error),
+            }
+        }
+        Err(failure)
+    }
+
+    fn connect_to(&mut self, address: SocketAddr, now: Instant) -> io::Result<Connection> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES); // costs freshness only
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        socket.bind(&SocketAddr::new(any, 0).into())?;
+        let local_port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
+        self.exclude(address, local_port).map_err(io::Error::other)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
+            Err(error) => return Err(error),
+        }
+        let mut stream = mio::net::TcpStream::from_std(socket.into());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, CONNECTION, interest)?;
+        Connection::client(stream, &self.url, now).map_err(io::Error::other)
+    }
+
+    /// Keeps our connection out of every ring. The flow before it may still have packets under
+    /// way. A relay on this very host also sends to its viewers, over any interface.
+    fn exclude(&mut self, relay: SocketAddr, local_port: u16) -> Result<(), String> {
+        let Packing::Live(fleet) = &mut self.packing else { return Ok(()) };
+        if self.include_self {
+            return fleet.set_exclusions(&[]).map_err(|error| crate::text(&error));
+        }
+        self.flows.insert(0, Exclusion::Flow { relay, local_port });
+        self.flows.truncate(2);
+        let mut exclusions = self.flows.clone();
+        if UdpSocket::bind(SocketAddr::new(relay.ip(), 0)).is_ok() {
+            exclusions.push(Exclusion::Port(relay.port()));
+        }
+        fleet.set_exclusions(&exclusions).map_err(|error| crate::text(&error))
+    }
+
+    /// The line is lost, or was never had: says so once, and tries again later.
+    fn lose(&mut self, now: Instant, why: String) {
+        if let Some(mut connection) = self.connection.take() {
+            self.sent_on_closed += connection.bytes_sent_and_received().0;
+            let _ = self.poll.registry().deregister(connection.stream_mut());
+            self.uplink.handle_disconnected();
+        }
+        self.update_takers();
+        if self.first_connection_must_succeed && !self.has_been_connected {
+            self.failure.get_or_insert(format!("relay {}: {why}", self.url));
+            return;
+        }
+        if self.last_failure.as_ref() != Some(&why) {
+            warn!("relay {}: {why}; capture goes on, trying again", self.url);
+            self.last_failure = Some(why);
+        }
+        // Many sniffers that lost the same relay must not come back all at once.
+        let jitter = f64::from(wall_ns() as u32 % 1000) / 1000.0;
+        self.retry_at = now + self.retry_time.mul_f64(0.5 + jitter / 2.0);
+        self.retry_time = (self.retry_time * 2).min(RETRY_TIME_MAX);
+        // Capture has to begin although there is no connection to keep out of it.
+        if self.flows.is_empty()
+            && let Packing::Live(fleet) = &mut self.packing
+            && let Err(error) = fleet.set_exclusions(&[])
+        {
+            self.failure.get_or_insert(crate::text(&error));
+            self.begin_stop(now);
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.detector.as_ref().is_some_and(FeedbackDetector::is_holding)
+    }
+
+    /// Reads what the relay says, and sends what is due.
+    fn serve_connection(&mut self, now: Instant) {
+        if self.connection.is_some()
+            && let Err(fault) = self.exchange(now)
+        {
+            self.lose(now, fault.to_string());
+        }
+    }
+
+    fn exchange(&mut self, now: Instant) -> Result<(), Fault> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let clock_ns = wall_ns();
+        let mut share = ReadShare::default();
+        while let Some(received) = connection.receive(now, &self.pool, &mut share)? {
+            match received {
+                Received::Open => {
+                    connection.trust(false);
+                    self.uplink.handle_connected(clock_ns);
+                }
+                Received::Control(json) => {
+                    let control = Control::from_json(&json).map_err(|error| Fault::Relay(error.to_string()))?;
+                    self.uplink.handle_control(control, clock_ns)?;
+                }
+                Received::Data(_) => return Err(Fault::Relay("it sent a block to a sniffer".to_owned())),
+            }
+        }
+        connection.handle_timeout(now, clock_ns)?;
+        if self.uplink.is_streaming() && (!self.has_been_connected || self.last_failure.is_some()) {
+            info!("relay {}: connected", self.url);
+            self.has_been_connected = true;
+            self.last_failure = None;
+            self.retry_time = RETRY_TIME_MIN;
+        }
+        let is_held = self.detector.as_ref().is_some_and(FeedbackDetector::is_holding);
+        loop {
+            while let Some(control) = self.uplink.poll_control() {
+                connection.queue_control(&control);
+            }
+            let mut fed = false;
+            while !is_held
+                && connection.wants_data()
+                && let Some((envelope, block)) = self.uplink.poll_data()
+            {
+                connection.queue_data(envelope, block);
+                fed = true;
+            }
+            if !is_held {
+                connection.drive(now)?;
+            }
+            if !fed || !connection.is_flushed() {
+                break;
+            }
+        }
+        self.update_takers();
+        Ok(())
+    }
+
+    fn update_takers(&mut self) {
+        self.marks_wanted.store(self.uplink.marks_wanted(), Ordering::Release);
+        if let Packing::File(file) = &self.packing {
+            let retained = self.uplink.totals().retained_bytes as u64;
+            file.update(self.handed_bytes - retained, self.uplink.viewers());
+        }
+    }
+
+    /// Lets go of what must be let go of, so that packing does not want for buffers.
+    fn free_memory(&mut self) {
+        let high = self.pool.budget_bytes() / 4 * 3;
+        for _ in 0..8 {
+            let (used, retained) = (self.pool.used_bytes(), self.uplink.totals().retained_bytes);
+            if used <= high || retained == 0 {
+                break;
+            }
+            // A buffer is larger than its block: some rounds may be needed.
+            self.uplink.relieve(retained.saturating_sub((used - high).max(retained / 16)));
+        }
+        match &self.packing {
+            Packing::Live(fleet) => fleet.buffer_is_free(),
+            Packing::File(file) => file.buffer_is_free(),
+        }
+    }
+
+    fn watch_feedback(&mut self, now: Instant) {
+        let Some(detector) = &mut self.detector else { return };
+        let Packing::Live(fleet) = &self.packing else { return };
+        let sent = self.connection.as_ref().map_or(0, |one| one.bytes_sent_and_received().0);
+        match detector.check(now, self.captured_bytes, self.sent_on_closed + sent) {
+            Verdict::Normal | Verdict::Hold => {}
+            Verdict::Feedback { before, held } => {
+                let text = format!(
+                    "interface {}: captures the sniffer's own uplink ({before} bytes/s, {held} while it was held); \
+                     the relay is reached through a proxy or tunnel whose packets the filter cannot know: \
+                     exclude them with -f, or write --include-self",
+                    fleet.interface_names().join(", ")
+                );
+                self.failure.get_or_insert(text);
+                self.detector = None;
+                self.begin_stop(now);
+            }
+        }
+    }
+
+    /// Closes the connection in order, and sums up.
+    fn finish(mut self) -> End {
+        if let Some(connection) = &mut self.connection {
+            let now = Instant::now();
+            connection.close(now, 1000, "done");
+            let _ = connection.drive(now); // everything that counts is settled or counted by now
+        }
+        let lost = self.names.keys().map(|stream| (*stream, self.uplink.lost(*stream))).collect();
+        let summary = Summary {
+            names: std::mem::take(&mut self.names),
+            reports: std::mem::take(&mut self.reports),
+            lost,
+            totals: self.uplink.totals(),
+            unsettled_packets: self.uplink.retained_packets(),
+            is_file: matches!(self.packing, Packing::File(_)),
+        };
+        End { summary, failure: self.failure.take() }
+    }
+}
+
+/// The cause of an error, as a person reads it.
+fn cause(error: io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
+}
+
+/// Why the line is given up.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("{}", connection_text(.0))]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Uplink(#[from] UplinkError),
+    #[error("the relay broke the protocol: {0}")]
+    Relay(String),
+}
+
+fn connection_text(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(error) => cause(io::Error::new(error.kind(), error.to_string())),
+        other => {
+            debug!("{other:?}");
+            other.to_string()
+        }
+    }
+}
