@@ -85,7 +85,9 @@ pub enum ConfigError {
     Twice { name: String },
     #[error("--block-size {found}: not a power of two from 4KiB to 16MiB")]
     BlockSize { found: usize },
-    #[error("--ring-size {found}: at least two blocks of {block_bytes} bytes are needed, at most 65536 are possible")]
+    #[error(
+        "--ring-size {found}: at least two blocks of {block_bytes} bytes are needed, at most 65536 are possible"
+    )]
     RingSize { found: usize, block_bytes: usize },
     #[error("--block-timeout {found:?}: 1ms to 10s are possible")]
     BlockTimeout { found: Duration },

@@ -77,8 +77,7 @@ impl FeedbackDetector {
             return Verdict::Normal;
         };
         let elapsed = now.saturating_duration_since(at);
-        let per_second =
-            |bytes: u64| (u128::from(bytes) * 1_000_000 / elapsed.as_micros().max(1)) as u64;
+        let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000 / elapsed.as_micros().max(1)) as u64;
         let captured_rate = per_second(captured.saturating_sub(captured_then));
         let sent_rate = per_second(sent.saturating_sub(sent_then));
         match self.state {

@@ -151,12 +151,8 @@ impl Fleet {
             promiscuous: self.live.promiscuous,
             ignore_outgoing: info.loopback,
         };
-        let mut captured = Captured {
-            name: info.name.clone(),
-            program,
-            link: LinkLayer::of(link_type),
-            rings: Vec::new(),
-        };
+        let mut captured =
+            Captured { name: info.name.clone(), program, link: LinkLayer::of(link_type), rings: Vec::new() };
         let mut group = None;
         for (index, thread) in self.threads.iter().enumerate() {
             let stream = self.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -175,8 +171,10 @@ impl Fleet {
             captured.rings.push(CapturedRing { control: opened.control, thread: index, stream });
         }
         let offloads = &info.offloads;
-        let named = [("GRO", offloads.gro), ("LRO", offloads.lro), ("TSO", offloads.tso), ("GSO", offloads.gso)];
-        let on: Vec<&str> = named.into_iter().filter(|(_, on)| *on == Some(true)).map(|(name, _)| name).collect();
+        let named =
+            [("GRO", offloads.gro), ("LRO", offloads.lro), ("TSO", offloads.tso), ("GSO", offloads.gso)];
+        let on: Vec<&str> =
+            named.into_iter().filter(|(_, on)| *on == Some(true)).map(|(name, _)| name).collect();
         if !on.is_empty() {
             let on = on.join(", ");
             debug!("interface {}: {on} on: frames may be larger than on the wire", info.name);

@@ -83,8 +83,10 @@ fn run(config: &Config) -> Result<(), Failure> {
     // viewer is there.
     let packing = match &config.source {
         Source::Live(live) => {
-            let fleet = Fleet::open(config, live, epoch, capture, &handover)
-                .map_err(|error| Failure { status: if error.is_usage() { 2 } else { 1 }, text: text(&error) })?;
+            let fleet = Fleet::open(config, live, epoch, capture, &handover).map_err(|error| Failure {
+                status: if error.is_usage() { 2 } else { 1 },
+                text: text(&error),
+            })?;
             Packing::Live(Box::new(fleet))
         }
         Source::File { path, wait } => {
@@ -142,7 +144,10 @@ fn list_interfaces() -> ExitCode {
         Ok(interfaces) => interfaces,
         Err(error) => return fail(1, &format!("interfaces: {error}")),
     };
-    println!("{:<16} {:<5} {:<10} {:<20} {:<24} addresses", "interface", "state", "link type", "mac", "hardware");
+    println!(
+        "{:<16} {:<5} {:<10} {:<20} {:<24} addresses",
+        "interface", "state", "link type", "mac", "hardware"
+    );
     for one in interfaces {
         let link_type = one.link_type.map_or("unknown".to_owned(), |link_type| link_type.to_string());
         let mac = one.mac.map_or(String::new(), |mac| {
@@ -188,7 +193,9 @@ fn start_log(format: LogFormat) {
         Ok(directive) => filter.add_directive(directive),
         Err(_) => filter,
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

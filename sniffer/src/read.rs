@@ -281,8 +281,13 @@ impl Sending {
             self.wait_for_buffer();
         }
         loop {
-            let pushed =
-                self.packer.push(packet.interface, packet.time_ns, packet.original_len, [data], packet.options);
+            let pushed = self.packer.push(
+                packet.interface,
+                packet.time_ns,
+                packet.original_len,
+                [data],
+                packet.options,
+            );
             match pushed {
                 Ok(()) => break,
                 Err(PackError::Full) => {

@@ -372,7 +372,8 @@ impl Sender {
                     self.uplink.handle_connected(clock_ns);
                 }
                 Received::Control(json) => {
-                    let control = Control::from_json(&json).map_err(|error| Fault::Relay(error.to_string()))?;
+                    let control =
+                        Control::from_json(&json).map_err(|error| Fault::Relay(error.to_string()))?;
                     self.uplink.handle_control(control, clock_ns)?;
                 }
                 Received::Data(_) => return Err(Fault::Relay("it sent a block to a sniffer".to_owned())),

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 
 use nix::ifaddrs::getifaddrs;
 
-pub use self::ethtool::Offloads;
 pub use self::drops::interface_drops;
+pub use self::ethtool::Offloads;
 pub use self::monitor::{LinkEvent, Monitor};
 
 use self::ethtool::Ethtool;

@@ -1,0 +1,33 @@
+# What people and CI run. Each target installs what it needs (Debian; asks sudo where it must).
+
+CARGO ?= cargo
+
+.PHONY: help setup build demo test lint clean
+
+help:
+	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
+	@echo 'make test    all tests (as root, or with sudo: some make network namespaces)'
+	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
+	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
+
+setup:
+	@bench/setup.sh
+
+build: setup
+	$(CARGO) build --release --locked
+
+demo: build
+	bench/demo.sh
+
+test: setup
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+clean:
+	$(CARGO) clean
+	rm -rf demo-out
