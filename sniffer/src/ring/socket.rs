@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use afpacket::sync::RawPacketStream;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockType, getsockname, getsockopt, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
 use super::{FanoutMode, Instruction, RingError};
@@ -107,8 +105,13 @@ impl Socket {
 
     /// Index of the interface it is bound to; none once that was deleted or moved to another namespace.
     pub(super) fn bound_index(&self) -> Option<i32> {
-        let address: LinkAddr = getsockname(self.fd).ok()?;
-        i32::try_from(address.ifindex()).ok().filter(|&index| index > 0)
+        // Not by nix: the kernel returns 18 of the 20 bytes for an Ethernet address, and nix refuses what is not whole.
+        // SAFETY: integers only; all zeros is a valid value.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: both are ours and live through the call, and `length` says how much room there is.
+        let result = unsafe { libc::getsockname(self.fd, (&raw mut address).cast(), &raw mut length) };
+        (result == 0 && address.sll_ifindex > 0).then_some(address.sll_ifindex)
     }
 
     pub(super) fn join_fanout(

@@ -1,0 +1,108 @@
+//! Network namespaces for tests: each test has its own, with a pair of virtual Ethernet links in it.
+//!
+//! A namespace belongs to a thread, and to the threads and processes it starts; it goes when the last of them, and the
+//! last socket made in it, has gone. So tests neither see each other nor leave anything behind.
+
+use std::os::fd::BorrowedFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use afpacket::sync::RawPacketStream;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+
+/// Far longer than anything takes; a test that reaches it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// EtherType for experiments (IEEE 802): nothing but tests sends it.
+pub(crate) const TEST_TYPE: u16 = 0x88b5;
+
+/// Address of the end that tests send from.
+pub(crate) const NEAR: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Address of the end that tests capture on.
+pub(crate) const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// Runs `test` in a network namespace of its own with `lo`, `near` and `far` up, the latter two joined by a wire. Says so
+/// and does nothing where that is not permitted.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        match unshare(CloneFlags::CLONE_NEWNET) {
+            Ok(()) => {}
+            Err(Errno::EPERM) => {
+                // To the terminal itself, past the test harness, which shows nothing of a test that passes.
+                eprintln!(
+                    "SKIPPED: a network namespace needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW)"
+                );
+                return;
+            }
+            Err(errno) => panic!("a network namespace of our own: {errno}"),
+        }
+        ip("link set lo up");
+        ip(
+            "link add near address 02:00:00:00:00:01 numtxqueues 1 type veth peer name far address 02:00:00:00:00:02",
+        );
+        for end in ["near", "far"] {
+            // No link-local addresses: a test is to see its own packets only.
+            ip(&format!("link set {end} addrgenmode none"));
+            ip(&format!("link set {end} up"));
+        }
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs `ip`, which has to succeed.
+pub(crate) fn ip(arguments: &str) {
+    let output =
+        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Sends whole frames out of an interface.
+pub(crate) struct Sender(RawPacketStream);
+
+impl Sender {
+    pub(crate) fn new(interface: &str) -> Sender {
+        let mut stream = RawPacketStream::new().expect("a packet socket");
+        stream.bind(interface).expect("the interface is there");
+        Sender(stream)
+    }
+
+    pub(crate) fn send(&self, frame: &[u8]) {
+        let sent = std::io::Write::write(&mut &self.0, frame).expect("the frame is sent");
+        assert_eq!(sent, frame.len());
+    }
+}
+
+/// A frame from near to far of the test type, with `payload`.
+pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
+    frame_to(FAR, &TEST_TYPE.to_be_bytes(), payload)
+}
+
+/// A frame to `destination`; `head` is what is between the addresses and the payload: tags and EtherType.
+pub(crate) fn frame_to(destination: [u8; 6], head: &[u8], payload: &[u8]) -> Vec<u8> {
+    [&destination[..], &NEAR, head, payload].concat()
+}
+
+/// Calls `step` until it returns something, and in between sleeps until `fd` is ready, a little at most.
+pub(crate) fn eventually<T>(what: &str, fd: BorrowedFd<'_>, mut step: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = step() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        wait(fd, 20);
+    }
+}
+
+/// Sleeps until `fd` is ready, `timeout_ms` at most; returns what it is ready for.
+pub(crate) fn wait(fd: BorrowedFd<'_>, timeout_ms: u16) -> PollFlags {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::from(timeout_ms)) {
+        Ok(_) | Err(Errno::EINTR) => fds[0].revents().unwrap_or(PollFlags::empty()),
+        Err(errno) => panic!("poll: {errno}"),
+    }
+}
