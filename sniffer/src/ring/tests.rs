@@ -10,7 +10,7 @@ use nix::poll::PollFlags;
 
 use super::*;
 use crate::test_net::{
-    FAR, NEAR, PATIENCE, Sender, TEST_TYPE, eventually, frame, frame_to, in_namespace, ip, wait,
+    FAR, NEAR, PATIENCE, Sender, TEST_TYPE, eventually, frame, frame_to, in_namespace, ip, skipped, wait,
 };
 
 /// A frame, taken out of the ring.
@@ -586,7 +586,7 @@ fn promiscuous_mode_ends_with_the_ring() {
 fn a_tunnel_gives_raw_ip() {
     in_namespace(|| {
         if !std::path::Path::new("/dev/net/tun").exists() {
-            eprintln!("SKIPPED: no /dev/net/tun here");
+            skipped("no /dev/net/tun here");
             return;
         }
         let mut tunnel = open_tunnel("tun0");
