@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use wire::block::{Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
-use wire::ledger::{InterfaceTotals, Report};
+use wire::ledger::{InterfaceTotals, Losses, Report, Stage};
 use wire::pack::{Compression, PackError, Packer};
 use wire::pcapng::{OPT_EPB_FLAGS, flags};
 use wire::pool::Pool;
@@ -174,6 +174,7 @@ struct RingStream {
     /// Waits until a buffer is free.
     description: Option<Description>,
     cut_packets: u64,
+    lost: Losses,
     last_time_ns: u64,
     interface_drops_at_start: Option<u64>,
 }
@@ -256,6 +257,7 @@ impl Capture {
             packer,
             description: Some(order.description),
             cut_packets: 0,
+            lost: Losses::default(),
             last_time_ns: 0,
             interface_drops_at_start,
         });
@@ -372,7 +374,8 @@ impl RingStream {
                 cut_packets: &mut self.cut_packets,
                 last_time_ns: &mut self.last_time_ns,
             };
-            for frame in block.frames() {
+            let mut frames = block.frames();
+            for frame in frames.by_ref() {
                 while let Err(error) = gather.push(&frame) {
                     match error {
                         PackError::Full => hand_over_sealed(gather.packer, handover),
@@ -382,6 +385,8 @@ impl RingStream {
                     }
                 }
             }
+            // A malformed block is the kernel's defect or ours; what it hides is counted.
+            self.lost.add(Stage::Corrupt, frames.unread().into(), 0);
             drop(block);
             if self.packer.gathered_bytes() > config.body_bytes / 2 {
                 self.seal(handover);
@@ -433,8 +438,8 @@ impl RingStream {
                     .zip(self.interface_drops_at_start)
                     .map(|(now, start)| now.saturating_sub(start)),
             }],
+            lost: self.lost.clone(),
             note,
-            ..Report::default()
         };
         let stream = self.packer.key().stream;
         handover.send(Handed::Report(stream, report.clone()));

@@ -19,7 +19,9 @@ use nix::ifaddrs::getifaddrs;
 
 pub use self::drops::interface_drops;
 pub use self::ethtool::Offloads;
-pub use self::monitor::{LinkEvent, Monitor};
+#[cfg(test)]
+pub use self::monitor::LinkEvent;
+pub use self::monitor::Monitor;
 
 use self::ethtool::Ethtool;
 use self::netlink::Link;

@@ -37,7 +37,7 @@ pub struct LinkEvent {
 /// edge-triggered if [`Monitor::events`] is called until it returns none.
 #[derive(Debug)]
 pub struct Monitor {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// What was told last, by index.
     known: BTreeMap<u32, LinkEvent>,
     buffer: Vec<u8>,
@@ -56,7 +56,10 @@ impl Monitor {
     /// The events since the last call, oldest first; none if there were none. Never waits.
     pub fn events(&mut self) -> io::Result<Vec<LinkEvent>> {
         let mut events = Vec::new();
-        for _ in 0..MAX_DATAGRAMS {
+        let mut datagrams = 0;
+        // Never leaves with nothing told and something unread: who is called by edges would not be called again.
+        while datagrams < MAX_DATAGRAMS || events.is_empty() {
+            datagrams += 1;
             match netlink::receive(&self.socket, &mut self.buffer) {
                 Ok(messages) => {
                     for message in messages {

@@ -30,7 +30,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 pub use self::block::Block;
-pub use self::frame::{Direction, Frame, Frames, VlanTag};
+#[cfg(test)]
+pub use self::frame::VlanTag;
+pub use self::frame::{Direction, Frame};
 pub use self::socket::RingControl;
 
 use self::block::Cursor;
@@ -413,14 +415,7 @@ impl AsFd for Ring {
 /// Makes the ring, halving it until it fits, and returns the number of blocks it got.
 fn make_ring(socket: &Socket, config: &RingConfig, asked: usize) -> Result<usize, RingError> {
     let interface = config.interface.as_str();
-    let mut count = asked;
-    // The kernel grants what it has and more: a ring of all the memory calls the OOM killer. Half of what is free is
-    // taken at most.
-    if let Some(available) = available_memory() {
-        while count > MIN_BLOCKS && (count * config.block_bytes) as u64 > available / 2 {
-            count = (count / 2).max(MIN_BLOCKS);
-        }
-    }
+    let mut count = within_memory(asked, config.block_bytes, available_memory());
     loop {
         match socket.make_ring(&request(config, count)?) {
             Ok(()) => break,
@@ -443,6 +438,16 @@ fn make_ring(socket: &Socket, config: &RingConfig, asked: usize) -> Result<usize
         );
     }
     Ok(count)
+}
+
+/// Halves the number of blocks until they take half of the memory that is free at most. The kernel would grant what it
+/// has and more, and then call the OOM killer.
+fn within_memory(asked: usize, block_bytes: usize, available: Option<u64>) -> usize {
+    let mut count = asked;
+    while count > MIN_BLOCKS && available.is_some_and(|free| (count * block_bytes) as u64 > free / 2) {
+        count = (count / 2).max(MIN_BLOCKS);
+    }
+    count
 }
 
 fn request(config: &RingConfig, block_count: usize) -> Result<libc::tpacket_req3, RingError> {
