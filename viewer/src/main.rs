@@ -1,3 +1,189 @@
-//! viewer of Ringcast.
+//! `viewer`: takes packed blocks from a relay and writes them as pcapng.
+//!
+//! ```text
+//!  relay ==ws==> network thread: connection, downlink --queue--> writer thread: unpack, [merge] --> pcapng
+//!                     ^  corrupt blocks                              |
+//!                     +----------------------------------------------+
+//! ```
+//!
+//! The network thread is the main one. The writer may block on its reader as long as it likes: the
+//! queue fills, the network thread stops reading, and the relay skips blocks for this viewer alone.
 
-fn main() {}
+mod args;
+mod config;
+mod interfaces;
+mod list;
+mod merge;
+mod network;
+mod output;
+mod queue;
+mod summary;
+mod unpack;
+mod writer;
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use mio::Waker;
+use tracing_subscriber::EnvFilter;
+
+use args::{Args, LogFormat};
+use config::{Config, Target};
+use network::{End, Network};
+use output::{Output, Stop, io_text, say};
+use writer::{SharedTally, Writer};
+
+/// Once interrupted, what waits is still written for this long...
+const DRAIN_TIME: Duration = Duration::from_millis(1500);
+/// ... and a reader that does not read is given up after this time.
+const GIVE_UP_TIME: Duration = Duration::from_secs(2);
+/// How often a writer that still drains is asked whether it has ended.
+const JOIN_TICK: Duration = Duration::from_millis(50);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    let config = match Config::new(&args, io::stdout().is_terminal()) {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    let result = if config.list { show_list(&config) } else { view(&config) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            say(&text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Connects, starts the writer, receives until there is a reason to end, and ends in order.
+fn view(config: &Config) -> Result<(), String> {
+    let (tally, stop) = (SharedTally::default(), Arc::new(AtomicBool::new(false)));
+    let mut network = start_network(config, &tally, &stop)?;
+    let failed = |error: network::LinkError| format!("{}: {error}", config.relay_text());
+    if !network.subscribe().map_err(failed)? {
+        return Ok(()); // interrupted before anything came
+    }
+    // INVARIANT: the file is not touched before the relay has answered, so that a typing mistake
+    // in its address costs nobody a capture.
+    let output = Output::open(&config.target).map_err(|error| output_error(config, &error))?;
+    let writer = Writer::new(config, output, network.queue(), tally.clone());
+    let (sender, written) = channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(writer.run()); // nobody waits any more
+    });
+
+    let end = network.run(config);
+
+    network.close();
+    let interrupted_at = |now: Instant| (now + DRAIN_TIME, now + GIVE_UP_TIME);
+    let mut give_up_at = None;
+    if end == End::Interrupted {
+        let (drain_until, give_up) = interrupted_at(Instant::now());
+        network.queue().close(Some(drain_until));
+        give_up_at = Some(give_up);
+    } else {
+        network.queue().close(None);
+    }
+    let ended = loop {
+        match written.recv_timeout(JOIN_TICK) {
+            Ok(ended) => break Some(ended),
+            Err(RecvTimeoutError::Disconnected) => return Err("the writer panicked".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if give_up_at.is_none() && stop.load(Ordering::Acquire) {
+            let (drain_until, give_up) = interrupted_at(Instant::now());
+            network.queue().close(Some(drain_until));
+            give_up_at = Some(give_up);
+        }
+        if give_up_at.is_some_and(|at| Instant::now() >= at) {
+            say("the reader of the output does not read: its last block is left unfinished");
+            break None;
+        }
+    };
+    network.take_corrupt();
+    if !config.quiet {
+        for line in summary::summary(network.downlink().streams(), &tally.lock()) {
+            say(&line);
+        }
+    }
+    match ended {
+        Some(Err(Stop::Failed(error))) => Err(output_error(config, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Asks for the list and prints it.
+fn show_list(config: &Config) -> Result<(), String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut network = start_network(config, &SharedTally::default(), &stop)?;
+    let fetched = network.fetch_list().map_err(|error| format!("{}: {error}", config.relay_text()))?;
+    network.close();
+    let text = fetched.map(|list| list::list_text(&list, &config.matcher, config.json)).unwrap_or_default();
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(output_error(config, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn start_network(config: &Config, tally: &SharedTally, stop: &Arc<AtomicBool>) -> Result<Network, String> {
+    let network = Network::new(config, tally.clone(), Arc::clone(stop));
+    let network = network.map_err(|error| format!("poll: {}", io_text(&error)))?;
+    stop_on_signal(stop, network.waker()).map_err(|error| format!("signals: {}", io_text(&error)))?;
+    Ok(network)
+}
+
+fn output_error(config: &Config, error: &io::Error) -> String {
+    match &config.target {
+        Target::File(path) => format!("{}: {}", path.display(), io_text(error)),
+        Target::Stdout => format!("standard output: {}", io_text(error)),
+    }
+}
+
+/// The first signal ends in order; a second one at once.
+#[cfg(unix)]
+fn stop_on_signal(stop: &Arc<AtomicBool>, waker: Arc<Waker>) -> io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let stop = Arc::clone(stop);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if stop.swap(true, Ordering::AcqRel) {
+                std::process::exit(128 + signal);
+            }
+            let _ = waker.wake(); // the next tick makes up for it
+        }
+    });
+    Ok(())
+}
+
+/// Ctrl-C ends in order; the network thread notices at its next tick.
+#[cfg(not(unix))]
+fn stop_on_signal(stop: &Arc<AtomicBool>, _waker: Arc<Waker>) -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(stop)).map(drop)
+}
+
+fn start_log(format: LogFormat) {
+    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = match "tungstenite=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -331,20 +331,35 @@ impl PackedBlock {
 
     /// Checks the body and appends it, unpacked, to `out`. On error `out` is as it was.
     pub fn unpack_into(&self, out: &mut Vec<u8>) -> Result<(), BlockError> {
-        self.check_body()?;
         if !self.header.lz4 {
+            self.check_body()?;
             out.extend_from_slice(self.body());
             return Ok(());
         }
         let start = out.len();
-        let raw_bytes = self.header.raw_bytes as usize;
-        out.resize(start + raw_bytes, 0);
-        match lz4_flex::block::decompress_into(self.body(), &mut out[start..]) {
-            Ok(length) if length == raw_bytes => Ok(()),
-            _ => {
-                out.truncate(start);
-                Err(BlockError::Unpack { expected: self.header.raw_bytes })
-            }
+        out.resize(start + self.header.raw_bytes as usize, 0);
+        let unpacked = self.unpack_to(&mut out[start..]);
+        if unpacked.is_err() {
+            out.truncate(start);
+        }
+        unpacked
+    }
+
+    /// Checks the body and unpacks it into `out`, whose length must be the raw length. On error
+    /// what `out` holds is of no use. For a buffer that is used again and again: nothing is zeroed.
+    pub fn unpack_to(&self, out: &mut [u8]) -> Result<(), BlockError> {
+        self.check_body()?;
+        let expected = self.header.raw_bytes;
+        if out.len() != expected as usize {
+            return Err(BlockError::Unpack { expected });
+        }
+        if !self.header.lz4 {
+            out.copy_from_slice(self.body());
+            return Ok(());
+        }
+        match lz4_flex::block::decompress_into(self.body(), out) {
+            Ok(length) if length == out.len() => Ok(()),
+            _ => Err(BlockError::Unpack { expected }),
         }
     }
 }

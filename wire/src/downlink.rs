@@ -81,6 +81,14 @@ pub struct StreamState {
     pub duplicates: u64,
     /// Whether the stream has ended.
     pub ended: bool,
+    /// Sequence at which it was first joined; 0 is its beginning.
+    pub first_sequence: u64,
+    /// Joined on the present connection.
+    is_joined: bool,
+    /// Counted as ended only because it was not joined again after a cut.
+    is_absent: bool,
+    /// The relay was restarted since the last block: that explains a gap nothing else does.
+    relay_restarted: bool,
     next_sequence: Option<u64>,
     packets_before: u64,
     bytes_before: u64,
@@ -105,6 +113,9 @@ pub struct Downlink {
     control: VecDeque<Control>,
     events: VecDeque<Event>,
     welcomed: bool,
+    /// Which run of the relay welcomed us last.
+    instance: Option<Epoch>,
+    relay_restarted: bool,
     corrupt_blocks: u64,
 }
 
@@ -118,12 +129,20 @@ impl Downlink {
             control: VecDeque::new(),
             events: VecDeque::new(),
             welcomed: false,
+            instance: None,
+            relay_restarted: false,
             corrupt_blocks: 0,
         }
     }
 
-    /// The connection is open: says hello.
+    /// A connection is open, the first or one after a cut: says hello. What is known of the
+    /// streams stays, so that what comes again is dropped and what does not come is missing.
     pub fn handle_connected(&mut self, clock_ns: u64) {
+        self.welcomed = false;
+        self.control.clear();
+        for stream in self.streams.values_mut() {
+            stream.is_joined = false;
+        }
         self.control.push_back(Control::Hello {
             protocol: PROTOCOL,
             role: Role::Subscribe,
@@ -137,9 +156,14 @@ impl Downlink {
     /// A control message of the relay.
     pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), DownlinkError> {
         match control {
-            Control::Welcome { protocol, .. } => {
+            Control::Welcome { protocol, instance, .. } => {
                 if protocol != PROTOCOL {
                     return Err(DownlinkError::Protocol { found: protocol });
+                }
+                self.relay_restarted = self.instance.is_some_and(|former| former != instance);
+                self.instance = Some(instance);
+                for stream in self.streams.values_mut() {
+                    stream.relay_restarted |= self.relay_restarted;
                 }
                 self.welcomed = true;
                 self.control.push_back(match &self.selection {
@@ -147,7 +171,12 @@ impl Downlink {
                     None => Control::List,
                 });
             }
-            Control::Subscribed { streams } => self.events.push_back(Event::Subscribed(streams)),
+            Control::Subscribed { streams } => {
+                if !self.relay_restarted {
+                    self.end_absent("ended while this viewer was away");
+                }
+                self.events.push_back(Event::Subscribed(streams));
+            }
             Control::Join { status, next_sequence } => self.handle_join(status, next_sequence)?,
             Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage } => {
                 let Some(stream) = self.streams.get_mut(&key) else {
@@ -163,6 +192,9 @@ impl Downlink {
                     && !stream.ended
                 {
                     stream.ended = true;
+                    if let Some(missing) = stream.take_told() {
+                        self.events.push_back(Event::Missing(key, missing));
+                    }
                     self.events.push_back(Event::Ended(key, Some(reason)));
                 }
             }
@@ -187,14 +219,49 @@ impl Downlink {
             return Err(DownlinkError::TooManyStreams);
         }
         let stream = self.streams.entry(status.key).or_default();
+        stream.is_joined = true;
         if stream.next_sequence.is_none() {
             stream.name = status.name;
+            stream.first_sequence = next_sequence;
             stream.next_sequence = Some(next_sequence);
             stream.packets_before = status.packets;
             stream.bytes_before = status.bytes;
             self.events.push_back(Event::Joined(status.key));
+            return Ok(());
+        }
+        if stream.is_absent {
+            stream.is_absent = false;
+            stream.ended = false;
+            self.events.push_back(Event::Joined(status.key));
+        }
+        if stream.next_sequence.is_some_and(|next| next_sequence > next)
+            && let Some(missing) = stream.close_gap(next_sequence, status.packets, status.bytes)
+        {
+            self.events.push_back(Event::Missing(status.key, missing));
         }
         Ok(())
+    }
+
+    /// Streams that were not joined again on the present connection count as ended: the relay no
+    /// longer has them. If one is joined later all the same, it goes on.
+    pub fn end_absent(&mut self, reason: &str) {
+        for (key, stream) in self.streams.iter_mut().filter(|(_, one)| !one.is_joined && !one.ended) {
+            (stream.ended, stream.is_absent) = (true, true);
+            if let Some(missing) = stream.take_told() {
+                self.events.push_back(Event::Missing(*key, missing));
+            }
+            self.events.push_back(Event::Ended(*key, Some(reason.to_owned())));
+        }
+    }
+
+    /// Nothing is received any more: what the relay said does not come is missing now, rather than
+    /// when the block after it comes.
+    pub fn finish(&mut self) {
+        for (key, stream) in &mut self.streams {
+            if let Some(missing) = stream.take_told() {
+                self.events.push_back(Event::Missing(*key, missing));
+            }
+        }
     }
 
     /// A data message of the relay.
@@ -288,17 +355,27 @@ impl Downlink {
 impl StreamState {
     /// Counts a block that came in sequence; what is missing before it, if anything.
     fn advance(&mut self, header: &Header) -> Option<Losses> {
-        let mut packets = header.packets_before.saturating_sub(self.packets_before);
-        let mut bytes = header.bytes_before.saturating_sub(self.bytes_before);
+        let missing = self.close_gap(header.sequence, header.packets_before, header.bytes_before);
         self.next_sequence = Some(header.sequence + 1);
         self.packets_before = header.packets_before + u64::from(header.packet_count);
         self.bytes_before = header.bytes_before + u64::from(header.byte_count);
         self.received_packets += u64::from(header.packet_count);
         self.received_bytes += u64::from(header.byte_count);
+        self.relay_restarted = false;
+        missing
+    }
+
+    /// Nothing before `next_sequence` comes any more; counts, and explains, what is missing.
+    fn close_gap(&mut self, next_sequence: u64, packets_before: u64, bytes_before: u64) -> Option<Losses> {
+        let mut packets = packets_before.saturating_sub(self.packets_before);
+        let mut bytes = bytes_before.saturating_sub(self.bytes_before);
+        self.next_sequence = Some(next_sequence);
+        self.packets_before = self.packets_before.max(packets_before);
+        self.bytes_before = self.bytes_before.max(bytes_before);
         let mut missing = Losses::default();
         // Notices overtake the blocks queued before the gap, so they are here already.
         while let Some(notice) = self.notices.front() {
-            if notice.first_sequence >= header.sequence || notice.next_sequence > header.sequence {
+            if notice.first_sequence >= next_sequence || notice.next_sequence > next_sequence {
                 break;
             }
             let (told_packets, told_bytes) = (notice.packets.min(packets), notice.bytes.min(bytes));
@@ -307,7 +384,26 @@ impl StreamState {
             bytes -= told_bytes;
             self.notices.pop_front();
         }
-        missing.add(Stage::Unexplained, packets, if packets == 0 { 0 } else { bytes });
+        let rest = if self.relay_restarted { Stage::RelayRestarted } else { Stage::Unexplained };
+        missing.add(rest, packets, if packets == 0 { 0 } else { bytes });
+        self.miss(missing)
+    }
+
+    /// Counts what notices say that no block has come after.
+    fn take_told(&mut self) -> Option<Losses> {
+        let mut missing = Losses::default();
+        for notice in std::mem::take(&mut self.notices) {
+            if self.next_sequence.is_some_and(|next| notice.first_sequence >= next) {
+                self.next_sequence = Some(notice.next_sequence.max(notice.first_sequence));
+                self.packets_before = self.packets_before.saturating_add(notice.packets);
+                self.bytes_before = self.bytes_before.saturating_add(notice.bytes);
+                missing.add(notice.stage, notice.packets, notice.bytes);
+            }
+        }
+        self.miss(missing)
+    }
+
+    fn miss(&mut self, missing: Losses) -> Option<Losses> {
         for (stage, loss) in &missing.0 {
             self.missing.add(*stage, loss.packets, loss.bytes);
         }
@@ -403,6 +499,72 @@ mod tests {
         ));
         assert_eq!(downlink.streams()[&KEY].received_packets, 1);
         assert_eq!(downlink.streams()[&KEY].missing, Losses::default());
+    }
+
+    fn welcome(downlink: &mut Downlink, instance: u64) {
+        downlink.handle_connected(0);
+        let agent = String::new();
+        let welcome = Control::Welcome { protocol: PROTOCOL, instance: Epoch(instance), agent, clock_ns: 0 };
+        downlink.handle_control(welcome, 0).expect("welcome");
+    }
+
+    fn join(downlink: &mut Downlink, packets: u64, next_sequence: u64) {
+        let status = StreamStatus { key: KEY, packets, bytes: packets * 10, ..Default::default() };
+        downlink.handle_control(Control::Join { status, next_sequence }, 0).expect("joins");
+    }
+
+    #[test]
+    fn after_a_cut_a_stream_goes_on_where_it_was() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let blocks: Vec<_> = (1..=5).map(|count| packets(&mut packer, count)).collect();
+        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        welcome(&mut downlink, 1);
+        join(&mut downlink, 0, 0);
+        downlink.handle_data(message(&blocks[0])).expect("joined");
+
+        welcome(&mut downlink, 1); // the same relay: it skipped a block without a word
+        join(&mut downlink, 3, 2);
+        downlink.handle_data(message(&blocks[0])).expect("a duplicate");
+        downlink.handle_data(message(&blocks[2])).expect("joined");
+        let stream = &downlink.streams()[&KEY];
+        assert_eq!((stream.received_packets, stream.duplicates), (4, 1));
+        assert_eq!(stream.missing.packets_at(Stage::Unexplained), 2);
+
+        welcome(&mut downlink, 2); // another relay, which knows nothing of the stream before
+        join(&mut downlink, 0, 0);
+        downlink.handle_data(message(&blocks[4])).expect("joined");
+        let stream = &downlink.streams()[&KEY];
+        assert_eq!(stream.missing.packets_at(Stage::RelayRestarted), 4);
+        assert_eq!(stream.received_packets + stream.missing.packets(), 15);
+    }
+
+    #[test]
+    fn a_stream_that_is_not_joined_again_has_ended_until_it_is() {
+        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        welcome(&mut downlink, 1);
+        join(&mut downlink, 0, 0);
+        let notice = Control::Skipped {
+            key: KEY,
+            first_sequence: 0,
+            next_sequence: 2,
+            packets: 7,
+            bytes: 70,
+            stage: Stage::ViewerQueue,
+        };
+        downlink.handle_control(notice, 0).expect("joined");
+        welcome(&mut downlink, 1);
+        downlink.handle_control(Control::Subscribed { streams: 0 }, 0).expect("subscribed");
+        let stream = &downlink.streams()[&KEY];
+        assert!(stream.ended);
+        assert_eq!(stream.missing.packets_at(Stage::ViewerQueue), 7);
+
+        welcome(&mut downlink, 2);
+        downlink.handle_control(Control::Subscribed { streams: 0 }, 0).expect("subscribed");
+        join(&mut downlink, 9, 3);
+        let stream = &downlink.streams()[&KEY];
+        assert!(!stream.ended);
+        assert_eq!(stream.missing.packets_at(Stage::RelayRestarted), 2);
+        assert_eq!(stream.missing.packets(), 9);
     }
 
     #[test]

@@ -231,6 +231,11 @@ impl Connection {
         matches!(self.phase, Phase::Closing { .. })
     }
 
+    /// We do not read for now, by our own choice: hearing nothing is then no sign of a dead line.
+    pub fn set_paused(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
     /// The pool may have a buffer again.
     pub fn retry_buffer(&mut self) {
         self.wants_buffer = false;

@@ -29,8 +29,7 @@ use thiserror::Error;
 use crate::block::{BlockError, Epoch, Kind, PackedBlock, StreamKey};
 use crate::ledger::Stage;
 use crate::message::{Control, Envelope, Selection, StreamAck, StreamStatus};
-use selection::Matcher;
-pub use selection::SelectionError;
+pub use selection::{Matcher, SelectionError};
 use viewer::Viewer;
 
 /// Streams of one publisher, at most.

@@ -1,0 +1,73 @@
+//! What was typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use wire::units::parse_time;
+
+/// Takes packets from a relay and writes them as pcapng: viewer | wireshark -k -i -
+#[derive(Clone, Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Args {
+    /// The relay: ws://HOST[:PORT][/PATH].
+    #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
+    pub relay: String,
+
+    /// Write into FILE rather than to standard output ('-').
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    pub write: Option<PathBuf>,
+
+    /// Only sniffers whose name matches. Repeatable; default all.
+    #[arg(long, value_name = "GLOB")]
+    pub sniffer: Vec<String>,
+
+    /// Only interfaces whose name matches. Repeatable; default all.
+    #[arg(long, value_name = "GLOB")]
+    pub interface: Vec<String>,
+
+    /// Write only what this filter accepts (pcap-filter syntax).
+    #[arg(short = 'f', long, value_name = "FILTER")]
+    pub filter: Option<String>,
+
+    /// Leave after this many packets were written; 0 is no limit.
+    #[arg(short = 'c', long, value_name = "COUNT", default_value_t = 0)]
+    pub count: u64,
+
+    /// Leave after this time: 60s, 5m.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub duration: Option<Duration>,
+
+    /// Leave when every stream that matches has ended.
+    #[arg(long)]
+    pub until_end: bool,
+
+    /// Merge streams by time within this window, at most 60s; 0 writes packets as they come.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub reorder: Duration,
+
+    /// Show who is there, and leave.
+    #[arg(long, conflicts_with_all = ["write", "filter", "duration", "until_end"])]
+    pub list: bool,
+
+    /// The list as JSON.
+    #[arg(long, requires = "list")]
+    pub json: bool,
+
+    /// No summary at the end.
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+
+    /// How log lines look on standard error. RUST_LOG sets the level (default warn).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, an object a line.
+    Json,
+}

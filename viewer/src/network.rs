@@ -1,0 +1,497 @@
+//! The network thread: the connection to the relay, again and again, and what it brings handed to
+//! the writer.
+//!
+//! INVARIANT: nothing is read while the writer's queue is full. Pings still go out, so the relay
+//! knows that we live.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use thiserror::Error;
+use tracing::{debug, info};
+use wire::block::StreamKey;
+use wire::clock::wall_ns;
+use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
+use wire::downlink::{Downlink, DownlinkError, Event};
+use wire::message::{Control, MessageError, StreamStatus};
+use wire::pool::Pool;
+
+use crate::config::Config;
+use crate::output::{io_text, printable, say};
+use crate::queue::{Item, Queue};
+use crate::writer::SharedTally;
+
+/// Most bytes of packed blocks that wait for the writer.
+const QUEUE_BYTES: usize = 64 << 20;
+/// Memory of the blocks that wait, that are read and that are unpacked, as the pool rounds it up.
+const POOL_BYTES: usize = 192 << 20;
+/// Longest sleep without an event.
+const TICK_TIME: Duration = Duration::from_millis(500);
+/// First and longest time until the next attempt to connect.
+const BACKOFF_MIN: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A connection that held for this long was a good one: the next attempt comes soon.
+const STABLE_TIME: Duration = Duration::from_secs(5);
+/// A restarted relay has this long to bring a stream back before it counts as ended.
+const ABSENT_TIME: Duration = Duration::from_secs(30);
+/// Every stream has ended: this long for one that follows.
+const END_GRACE: Duration = Duration::from_millis(250);
+
+const WAKE: Token = Token(0);
+const LINK: Token = Token(1);
+
+/// Why the line is down.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum LinkError {
+    #[error("{}", io_text(.0))]
+    Resolve(io::Error),
+    #[error("no address")]
+    NoAddress,
+    #[error("{}", connection_text(.0))]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Protocol(#[from] DownlinkError),
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    #[error("poll: {}", io_text(.0))]
+    Poll(io::Error),
+}
+
+fn connection_text(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::Io(error) => io_text(error),
+        other => printable(&other.to_string()),
+    }
+}
+
+/// Why the network thread is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A signal.
+    Interrupted,
+    /// The time is over, or every stream has ended: what waits is still written.
+    Done,
+    /// The writer has ended.
+    WriterEnded,
+}
+
+/// Where the line is.
+enum Link {
+    /// Nothing until then.
+    Waiting { until: Instant },
+    /// The name is being looked up.
+    Resolving { addresses: Receiver<io::Result<Vec<SocketAddr>>> },
+    /// Connecting or open.
+    Up { connection: Box<Connection>, since: Instant },
+}
+
+/// The network thread's state. See the module's head.
+pub struct Network {
+    relay: RelayUrl,
+    poll: Poll,
+    waker: Arc<Waker>,
+    tally: SharedTally,
+    pool: Pool,
+    link: Link,
+    session: Session,
+    /// Addresses that have not been tried yet in this attempt.
+    addresses: Vec<SocketAddr>,
+    failures: u32,
+    stop: Arc<AtomicBool>,
+}
+
+/// What goes on from one connection to the next.
+struct Session {
+    relay_text: String,
+    downlink: Downlink,
+    queue: Arc<Queue>,
+    /// Subscribed once: from here on a cut is no end.
+    is_subscribed: bool,
+    cut_since: Option<Instant>,
+    /// Streams that were not joined again by then count as ended.
+    absent_until: Option<Instant>,
+    live: BTreeSet<StreamKey>,
+    /// Streams were joined, and all have ended, since then.
+    none_live_since: Option<Instant>,
+    list: Option<Vec<StreamStatus>>,
+}
+
+impl Network {
+    /// Nothing is connected yet. `stop` is set, and the waker woken, by a signal.
+    pub fn new(config: &Config, tally: SharedTally, stop: Arc<AtomicBool>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let agent = format!("ringcast viewer {}", env!("CARGO_PKG_VERSION"));
+        let selection = (!config.list).then(|| config.selection.clone());
+        Ok(Self {
+            session: Session {
+                relay_text: config.relay_text(),
+                downlink: Downlink::new(agent, selection),
+                queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
+                is_subscribed: false,
+                cut_since: None,
+                absent_until: None,
+                live: BTreeSet::new(),
+                none_live_since: None,
+                list: None,
+            },
+            relay: config.relay.clone(),
+            waker,
+            poll,
+            tally,
+            pool: Pool::new(POOL_BYTES),
+            link: Link::Waiting { until: Instant::now() },
+            addresses: Vec::new(),
+            failures: 0,
+            stop,
+        })
+    }
+
+    /// Wakes this thread.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// What waits for the writer.
+    pub fn queue(&self) -> Arc<Queue> {
+        Arc::clone(&self.session.queue)
+    }
+
+    /// What was received.
+    pub fn downlink(&self) -> &Downlink {
+        &self.session.downlink
+    }
+
+    /// Connects for the first time, until the subscription stands; `false` if a signal came first.
+    pub fn subscribe(&mut self) -> Result<bool, LinkError> {
+        self.first(|network| network.session.is_subscribed)
+    }
+
+    /// Connects and asks for the list; `None` if a signal came first.
+    pub fn fetch_list(&mut self) -> Result<Option<Vec<StreamStatus>>, LinkError> {
+        self.first(|network| network.session.list.is_some())?;
+        Ok(self.session.list.take())
+    }
+
+    fn first(&mut self, is_done: fn(&Self) -> bool) -> Result<bool, LinkError> {
+        self.link = self.attempt();
+        while !is_done(self) {
+            if self.is_stopped() {
+                return Ok(false);
+            }
+            self.turn(None)?;
+        }
+        Ok(true)
+    }
+
+    /// Receives until there is a reason to end.
+    pub fn run(&mut self, config: &Config) -> End {
+        let leave_at = config.duration.and_then(|time| Instant::now().checked_add(time));
+        loop {
+            let now = Instant::now();
+            if self.session.queue.writer_ended() {
+                return End::WriterEnded;
+            }
+            if self.is_stopped() {
+                return End::Interrupted;
+            }
+            if leave_at.is_some_and(|at| now >= at) {
+                return End::Done;
+            }
+            let ended_at =
+                self.session.none_live_since.map(|since| since + END_GRACE).filter(|_| config.until_end);
+            if ended_at.is_some_and(|at| now >= at) {
+                return End::Done;
+            }
+            self.take_corrupt();
+            self.session.handle_timeout(now);
+            let deadline = [leave_at, ended_at].into_iter().flatten().min();
+            if let Err(error) = self.turn(deadline) {
+                self.handle_cut(&error);
+            }
+        }
+    }
+
+    /// Nothing is received any more: says goodbye, and settles what is still to be told.
+    pub fn close(&mut self) {
+        if let Link::Up { connection, .. } = &mut self.link {
+            let now = Instant::now();
+            connection.close(now, 1000, "");
+            let _ = connection.drive(now); // the relay finds out one way or the other
+        }
+        self.session.downlink.finish();
+        self.session.pass_on();
+    }
+
+    /// The writer has told which blocks were corrupt: they were not received after all.
+    pub fn take_corrupt(&mut self) {
+        let corrupt = std::mem::take(&mut self.tally.lock().corrupt);
+        for header in &corrupt {
+            self.session.downlink.handle_corrupt(header);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// The line is down: says so once, and waits before the next attempt.
+    fn handle_cut(&mut self, error: &LinkError) {
+        let now = Instant::now();
+        let was_up = match &mut self.link {
+            Link::Up { connection, since } => {
+                if matches!(error, LinkError::Protocol(_) | LinkError::Message(_)) {
+                    connection.close(now, 1002, &error.to_string());
+                    let _ = connection.drive(now); // to tell it why is a courtesy
+                }
+                self.session.cut_since.is_none() && now.duration_since(*since) >= STABLE_TIME
+            }
+            _ => false,
+        };
+        if was_up {
+            self.failures = 0;
+        }
+        let relay = &self.session.relay_text;
+        if self.session.cut_since.is_none() {
+            say(&format!("{relay}: connection lost: {error}; connecting again"));
+            self.session.cut_since = Some(now);
+        } else {
+            debug!("{relay}: {error}");
+        }
+        let time = backoff(self.failures, RandomState::new().build_hasher().finish());
+        self.failures = self.failures.saturating_add(1);
+        self.session.absent_until = None;
+        self.addresses.clear();
+        self.link = Link::Waiting { until: now + time };
+    }
+
+    /// Begins an attempt to connect.
+    fn attempt(&self) -> Link {
+        let (sender, addresses) = channel();
+        let (host, port) = (self.relay.host().to_owned(), self.relay.port());
+        let waker = Arc::clone(&self.waker);
+        // Looking up a name can take long, and nothing but a thread of its own can be left waiting.
+        std::thread::spawn(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            let _ = sender.send(found); // nobody waits any more
+            let _ = waker.wake();
+        });
+        Link::Resolving { addresses }
+    }
+
+    /// Connects to the next address.
+    fn connect(&mut self) -> Result<(), LinkError> {
+        let address = self.addresses.pop().ok_or(LinkError::NoAddress)?;
+        let now = Instant::now();
+        let stream = TcpStream::connect(address).map_err(ConnectionError::Io)?;
+        let mut connection = Box::new(Connection::client(stream, &self.relay, now)?);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;
+        self.link = Link::Up { connection, since: now };
+        Ok(())
+    }
+
+    /// One turn: waits for something to happen, until `deadline` at most, and deals with it.
+    fn turn(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        self.wait(deadline)?;
+        let now = Instant::now();
+        match &mut self.link {
+            Link::Waiting { until } => {
+                if now >= *until {
+                    self.link = self.attempt();
+                }
+                return Ok(());
+            }
+            Link::Resolving { addresses } => match addresses.try_recv() {
+                Ok(Ok(mut found)) => {
+                    found.reverse();
+                    self.addresses = found;
+                    return self.connect_any(LinkError::NoAddress);
+                }
+                Ok(Err(error)) => return Err(LinkError::Resolve(error)),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(LinkError::NoAddress),
+            },
+            Link::Up { .. } => {}
+        }
+        let result = self.exchange(now);
+        self.session.pass_on();
+        let is_open = matches!(&self.link, Link::Up { connection, .. } if connection.is_open());
+        match result {
+            Err(error) if !is_open && !self.addresses.is_empty() => self.connect_any(error),
+            other => other,
+        }
+    }
+
+    /// Connects to the first address that does not fail at once.
+    fn connect_any(&mut self, mut error: LinkError) -> Result<(), LinkError> {
+        while !self.addresses.is_empty() {
+            match self.connect() {
+                Ok(()) => return Ok(()),
+                Err(other) => error = other,
+            }
+        }
+        Err(error)
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
+        let now = Instant::now();
+        let mut timeout = TICK_TIME;
+        for until in [deadline, self.session.absent_until].into_iter().flatten() {
+            timeout = timeout.min(until.saturating_duration_since(now));
+        }
+        match &self.link {
+            Link::Waiting { until } => timeout = timeout.min(until.saturating_duration_since(now)),
+            Link::Up { connection, .. } if connection.is_ready() && !self.session.queue.is_full() => {
+                timeout = Duration::ZERO;
+            }
+            _ => {}
+        }
+        let mut events = Events::with_capacity(16);
+        match self.poll.poll(&mut events, Some(timeout)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(LinkError::Poll(error)),
+        }
+        if let Link::Up { connection, .. } = &mut self.link {
+            for event in events.iter().filter(|event| event.token() == LINK) {
+                let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                connection.set_ready(readable, event.is_writable() || event.is_error());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends and receives.
+    fn exchange(&mut self, now: Instant) -> Result<(), LinkError> {
+        let Link::Up { connection, .. } = &mut self.link else { return Ok(()) };
+        let session = &mut self.session;
+        connection.retry_buffer();
+        connection.drive(now)?;
+        let mut share = ReadShare::default();
+        loop {
+            if session.queue.is_full() {
+                connection.set_paused(now);
+                break;
+            }
+            match connection.receive(now, &self.pool, &mut share)? {
+                None => break,
+                Some(Received::Open) => {
+                    connection.trust(true);
+                    session.downlink.handle_connected(wall_ns());
+                }
+                Some(Received::Control(json)) => {
+                    session.downlink.handle_control(Control::from_json(&json)?, wall_ns())?;
+                }
+                Some(Received::Data(message)) => session.downlink.handle_data(message)?,
+            }
+            while let Some(control) = session.downlink.poll_control() {
+                connection.queue_control(&control);
+            }
+            session.pass_on();
+        }
+        if connection.wants_buffer() {
+            connection.set_paused(now);
+        }
+        connection.handle_timeout(now, wall_ns())?;
+        connection.drive(now)?;
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Hands what came to the writer.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.downlink.poll_event() {
+            let item = match event {
+                Event::Subscribed(streams) => {
+                    self.handle_subscribed(streams);
+                    continue;
+                }
+                Event::List(list) => {
+                    self.list = Some(list);
+                    continue;
+                }
+                Event::Joined(key) => {
+                    self.live.insert(key);
+                    self.none_live_since = None;
+                    let Some(stream) = self.downlink.streams().get(&key) else { continue };
+                    Item::Joined(key, stream.name.clone(), stream.first_sequence)
+                }
+                Event::Description(key, description) => Item::Description(key, description),
+                Event::Packets(block) => Item::Packets(block),
+                Event::Report(key, report) => Item::Report(key, report),
+                Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
+                Event::Missing(key, losses) => {
+                    debug!("stream {key}: missing {}", losses.text());
+                    Item::Missing(key, losses)
+                }
+                Event::Ended(key, reason) => {
+                    if let Some(reason) = reason {
+                        info!("stream {key}: ended: {}", printable(&reason));
+                    }
+                    self.live.remove(&key);
+                    if self.live.is_empty() {
+                        self.none_live_since = Some(Instant::now());
+                    }
+                    Item::Ended(key)
+                }
+            };
+            self.queue.push(item);
+        }
+    }
+
+    fn handle_subscribed(&mut self, streams: u32) {
+        let now = Instant::now();
+        debug!("{}: subscribed, {streams} streams", self.relay_text);
+        self.is_subscribed = true;
+        if let Some(since) = self.cut_since.take() {
+            let away = now.duration_since(since).as_secs_f64();
+            say(&format!("{}: connected again after {away:.1} s", self.relay_text));
+            self.absent_until = Some(now + ABSENT_TIME);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.absent_until.is_some_and(|until| now >= until) {
+            self.absent_until = None;
+            self.downlink.end_absent("not seen again since the relay was restarted");
+            self.pass_on();
+        }
+    }
+}
+
+/// Time until the next attempt after so many failures: it doubles up to a bound, and up to half of
+/// it is left to chance, so that viewers do not all come at once.
+fn backoff(failures: u32, chance: u64) -> Duration {
+    let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
+    let half_ms = (whole.as_millis() / 2) as u64;
+    whole / 2 + Duration::from_millis(chance % (half_ms + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_become_rarer_but_never_rare() {
+        assert_eq!(backoff(0, 0), Duration::from_millis(250));
+        assert_eq!(backoff(1, 0), Duration::from_millis(500));
+        for failures in 0..100 {
+            for chance in [0, 1, 12_345, u64::MAX] {
+                let time = backoff(failures, chance);
+                assert!((BACKOFF_MIN / 2..=BACKOFF_MAX).contains(&time));
+            }
+        }
+        assert!(backoff(u32::MAX, 0) >= BACKOFF_MAX / 2);
+    }
+}

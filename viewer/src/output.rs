@@ -1,0 +1,142 @@
+//! Where pcapng goes: standard output, unbuffered, or a file. A reader that went away is success.
+//!
+//! INVARIANT: a piece handed to [`Output::write`] is written whole, or nothing is written after it.
+//! The standard library's own standard output is not used: it holds back what follows the last
+//! line feed, and packets are not lines.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::time::Duration;
+
+use crate::config::Target;
+
+/// Why nothing more is written.
+#[derive(Debug)]
+pub enum Stop {
+    /// The reader closed its end: it is done, and so are we.
+    ReaderGone,
+    /// Writing failed.
+    Failed(io::Error),
+    /// As many packets as were asked for are written.
+    CountReached,
+}
+
+/// The open output.
+#[derive(Debug)]
+pub struct Output {
+    file: File,
+}
+
+impl Output {
+    /// Opens `target`.
+    pub fn open(target: &Target) -> io::Result<Self> {
+        let file = match target {
+            Target::File(path) => File::create(path)?,
+            Target::Stdout => stdout_file()?,
+        };
+        Ok(Self { file })
+    }
+
+    /// Writes all of `bytes`.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(Stop::Failed(ErrorKind::WriteZero.into())),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_until_writable(),
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(Stop::ReaderGone),
+                Err(error) => return Err(Stop::Failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether the reader is still there while there is nothing to write.
+    #[cfg(unix)]
+    pub fn probe(&self) -> Result<(), Stop> {
+        use std::os::fd::AsFd;
+
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+        let found = poll(&mut fds, PollTimeout::ZERO);
+        let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+        let is_gone = found.is_ok() && fds[0].revents().is_some_and(|events| events.intersects(gone));
+        if is_gone { Err(Stop::ReaderGone) } else { Ok(()) }
+    }
+
+    /// Looks whether the reader is still there: the statistics that are written find out here.
+    #[cfg(not(unix))]
+    pub fn probe(&self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    /// Somebody who shares our standard output made it non-blocking.
+    fn wait_until_writable(&self) {
+        #[cfg(unix)]
+        {
+            use std::os::fd::AsFd;
+
+            use nix::poll::{PollFd, PollFlags, poll};
+
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut fds, 1000u16).is_ok() {
+                return; // an error of the pipe shows in the next write
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[cfg(unix)]
+fn stdout_file() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+#[cfg(windows)]
+fn stdout_file() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
+}
+
+/// The text of an error of the system, without its number: `connection refused`.
+pub fn io_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = match text.find(" (os error") {
+        Some(at) => &text[..at],
+        None => &text,
+    };
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_lowercase().chain(characters).collect(),
+        None => format!("{:?}", error.kind()),
+    }
+}
+
+/// Text of a peer, made harmless for a terminal.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars().take(200) {
+        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
+}
+
+/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "viewer: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts() {
+        assert_eq!(io_text(&io::Error::from_raw_os_error(2)), "no such file or directory");
+        assert_eq!(io_text(&io::Error::other("Odd thing")), "odd thing");
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+    }
+}

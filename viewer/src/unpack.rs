@@ -1,0 +1,359 @@
+//! From a packed block to the packets to write: unpack, check every Enhanced Packet Block, leave out
+//! what is not wanted, turn the stream's interface ids into the output's.
+//!
+//! A block whose body is stored and whose ids are right as they are is not copied at all; any other
+//! is unpacked once, into a buffer that is used again and again, and changed in place.
+//!
+//! INVARIANT: a block comes out whole and checked, or not at all.
+
+use std::sync::Arc;
+
+use bpf::Program;
+use thiserror::Error;
+use wire::block::{BlockError, PackedBlock};
+use wire::pcapng::{EPB_HEAD_BYTES, EpbError, Epbs, OPT_COMMENT, packet_option};
+
+/// What happens to the packets of one interface of a stream.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// They are written.
+    Keep,
+    /// They are written if the program accepts them.
+    Filter(Arc<Program>),
+    /// They were not asked for.
+    Unwanted,
+    /// The filter does not compile for their link type, or there are too many interfaces.
+    Unfilterable,
+}
+
+/// Where packets of one interface of a stream go.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Interface in the output.
+    pub id: u32,
+    /// What happens to them.
+    pub fate: Fate,
+    /// To be added to a time stamp for the time since 1970, in ns.
+    pub offset_ns: i64,
+}
+
+/// Why a block is dropped whole.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum UnpackError {
+    #[error("{0}")]
+    Block(#[from] BlockError),
+    #[error("{0}")]
+    Packet(#[from] EpbError),
+    #[error("{packets} packets of {bytes} bytes, its header says {header_packets} of {header_bytes}")]
+    Counts { packets: u64, bytes: u64, header_packets: u32, header_bytes: u32 },
+}
+
+/// Packets and captured bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Captured bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// Adds one packet.
+    pub fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Where a packet ends in the run of packets that came out, and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketEnd {
+    /// Time since 1970, in ns.
+    pub time_ns: u64,
+    /// First byte behind it.
+    pub end: u32,
+}
+
+/// What came of a block.
+#[derive(Debug)]
+pub struct Unpacked<'a> {
+    /// The packets to write, with the output's interface ids.
+    pub bytes: &'a [u8],
+    /// Packets in `bytes`.
+    pub kept: Count,
+    /// Packets the filter rejected, or that were not asked for.
+    pub filtered: u64,
+    /// Packets nothing can be said of.
+    pub unfilterable: u64,
+    /// Kept packets by interface of the stream.
+    pub kept_by_interface: &'a [u64],
+    /// Where each packet ends in `bytes`, if that was asked for.
+    pub ends: &'a [PacketEnd],
+}
+
+/// Unpacks, with buffers that are used again.
+#[derive(Debug, Default)]
+pub struct Unpacker {
+    body: Vec<u8>,
+    kept_by_interface: Vec<u64>,
+    ends: Vec<PacketEnd>,
+}
+
+impl Unpacker {
+    /// Unpacks `block`, whose packets go where `routes`, by the stream's interface ids, says.
+    pub fn unpack<'a>(
+        &'a mut self,
+        block: &'a PackedBlock,
+        routes: &[Route],
+        with_ends: bool,
+    ) -> Result<Unpacked<'a>, UnpackError> {
+        let header = block.header();
+        self.kept_by_interface.clear();
+        self.kept_by_interface.resize(routes.len(), 0);
+        self.ends.clear();
+        let unchanged =
+            |(local, route): (usize, &Route)| route.id as usize == local && matches!(route.fate, Fate::Keep);
+        if !header.lz4 && routes.iter().enumerate().all(unchanged) {
+            block.check_body()?;
+            let bytes = block.body();
+            let mut kept = Count::default();
+            for epb in Epbs::new(bytes, routes.len() as u32) {
+                let epb = epb?;
+                kept.add(epb.data.len());
+                self.kept_by_interface[epb.interface as usize] += 1;
+                if with_ends {
+                    let time_ns = epb.time_ns.saturating_add_signed(routes[epb.interface as usize].offset_ns);
+                    self.ends.push(PacketEnd { time_ns, end: (epb.offset + epb.length) as u32 });
+                }
+            }
+            check_counts(block, kept)?;
+            let Self { kept_by_interface, ends, .. } = self;
+            return Ok(Unpacked { bytes, kept, filtered: 0, unfilterable: 0, kept_by_interface, ends });
+        }
+        let raw_bytes = header.raw_bytes as usize;
+        if self.body.len() < raw_bytes {
+            self.body.resize(raw_bytes, 0);
+        }
+        let body = &mut self.body[..raw_bytes];
+        block.unpack_to(body)?;
+        let (mut seen, mut kept) = (Count::default(), Count::default());
+        let (mut filtered, mut unfilterable) = (0, 0);
+        let (mut at, mut kept_end) = (0, 0);
+        while at < raw_bytes {
+            let Some(epb) = Epbs::new(&body[at..], routes.len() as u32).next() else { break };
+            let epb = epb?;
+            let route = &routes[epb.interface as usize];
+            let keep = match &route.fate {
+                Fate::Keep => true,
+                Fate::Filter(program) => program.run(epb.data, epb.original_len) > 0,
+                Fate::Unwanted | Fate::Unfilterable => false,
+            };
+            seen.add(epb.data.len());
+            let length = epb.length;
+            if keep {
+                kept.add(epb.data.len());
+                self.kept_by_interface[epb.interface as usize] += 1;
+                if with_ends {
+                    let time_ns = epb.time_ns.saturating_add_signed(route.offset_ns);
+                    self.ends.push(PacketEnd { time_ns, end: (kept_end + length) as u32 });
+                }
+                if epb.interface != route.id {
+                    body[at + 8..at + 12].copy_from_slice(&route.id.to_le_bytes());
+                }
+                if kept_end != at {
+                    body.copy_within(at..at + length, kept_end);
+                }
+                kept_end += length;
+            } else if matches!(route.fate, Fate::Unfilterable) {
+                unfilterable += 1;
+            } else {
+                filtered += 1;
+            }
+            at += length;
+        }
+        check_counts(block, seen)?;
+        let Self { body, kept_by_interface, ends } = self;
+        Ok(Unpacked { bytes: &body[..kept_end], kept, filtered, unfilterable, kept_by_interface, ends })
+    }
+}
+
+/// What the header says in the clear is what everybody counts by: it has to be right.
+fn check_counts(block: &PackedBlock, seen: Count) -> Result<(), UnpackError> {
+    let header = block.header();
+    let (header_packets, header_bytes) = (header.packet_count, header.byte_count);
+    if seen.packets == u64::from(header_packets) && seen.bytes == u64::from(header_bytes) {
+        return Ok(());
+    }
+    Err(UnpackError::Counts { packets: seen.packets, bytes: seen.bytes, header_packets, header_bytes })
+}
+
+/// Length of the packet at the head of `bytes`, which were checked.
+pub fn packet_bytes(bytes: &[u8]) -> usize {
+    word(bytes, 4) as usize
+}
+
+/// Interface and captured length of the packet at the head of `bytes`, which were checked.
+pub fn packet_head(bytes: &[u8]) -> (u32, usize) {
+    (word(bytes, 8), word(bytes, 20) as usize)
+}
+
+fn word(bytes: &[u8], offset: usize) -> u32 {
+    bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Appends `packet`, a checked Enhanced Packet Block, with a comment before its other options.
+pub fn append_commented(out: &mut Vec<u8>, packet: &[u8], comment: &str) {
+    let start = out.len();
+    let (_, captured_bytes) = packet_head(packet);
+    let options_at =
+        (EPB_HEAD_BYTES + captured_bytes.next_multiple_of(4)).min(packet.len().saturating_sub(4));
+    let options = &packet[options_at..packet.len().saturating_sub(4)];
+    out.extend_from_slice(&packet[..options_at]);
+    packet_option(out, OPT_COMMENT, comment.as_bytes());
+    out.extend_from_slice(options);
+    if options.is_empty() {
+        out.extend_from_slice(&[0; 4]);
+    }
+    let length = ((out.len() - start + 4) as u32).to_le_bytes();
+    out.extend_from_slice(&length);
+    out[start + 4..start + 8].copy_from_slice(&length);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use wire::block::{HEADER_BYTES, StreamKey};
+    use wire::pack::{Compression, Packer};
+    use wire::pool::Pool;
+
+    fn packer(compression: Compression) -> Packer {
+        Packer::new(StreamKey::default(), Pool::new(64 << 20), 1 << 20, compression)
+    }
+
+    fn keep(ids: &[u32]) -> Vec<Route> {
+        ids.iter().map(|id| Route { id: *id, fate: Fate::Keep, offset_ns: 0 }).collect()
+    }
+
+    fn block(packets: &[(u32, u64, Vec<u8>)], compression: Compression) -> PackedBlock {
+        let mut packer = packer(compression);
+        for (interface, time_ns, data) in packets {
+            packer.push(*interface, *time_ns, data.len() as u32, [&data[..]], &[]).expect("room");
+        }
+        packer.seal().expect("packets")
+    }
+
+    fn read(bytes: &[u8]) -> Vec<(u32, u64, Vec<u8>)> {
+        let walk = Epbs::new(bytes, u32::MAX).map(|epb| epb.expect("whole"));
+        walk.map(|epb| (epb.interface, epb.time_ns, epb.data.to_vec())).collect()
+    }
+
+    /// The block with its body replaced and its header made to agree.
+    fn forged(block: &PackedBlock, body: &[u8]) -> PackedBlock {
+        let mut header = *block.header();
+        header.lz4 = false;
+        header.raw_bytes = body.len() as u32;
+        header.packed_bytes = body.len() as u32;
+        // The checksum is that of the body, so only the walk can find what is wrong.
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes.extend_from_slice(body);
+        header.body_crc = crc32(body);
+        let mut head = [0; HEADER_BYTES];
+        header.emit(&mut head);
+        bytes[..HEADER_BYTES].copy_from_slice(&head);
+        PackedBlock::new(Bytes::from(bytes)).expect("agrees")
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = u32::MAX;
+        for byte in bytes {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    #[test]
+    fn ids_are_patched_and_unwanted_packets_left_out() {
+        let packets: Vec<_> = (0..6u8).map(|n| (u32::from(n % 3), u64::from(n), vec![n; 40])).collect();
+        for compression in [Compression::Lz4, Compression::None] {
+            let block = block(&packets, compression);
+            let mut routes = keep(&[7, 8, 9]);
+            let mut unpacker = Unpacker::default();
+            let all = unpacker.unpack(&block, &routes, true).expect("whole");
+            assert_eq!((all.kept.packets, all.kept.bytes), (6, 240));
+            let expected: Vec<_> = packets.iter().map(|(i, t, d)| (i + 7, *t, d.clone())).collect();
+            assert_eq!(read(all.bytes), expected);
+            assert_eq!((all.ends.len(), all.ends[5].time_ns), (6, 5));
+            routes[1].fate = Fate::Unwanted;
+            routes[2].fate = Fate::Unfilterable;
+            let some = unpacker.unpack(&block, &routes, true).expect("whole");
+            assert_eq!((some.kept.packets, some.filtered, some.unfilterable), (2, 2, 2));
+            assert_eq!(read(some.bytes), [expected[0].clone(), expected[3].clone()]);
+            assert_eq!(some.ends.last().map(|last| last.end as usize), Some(some.bytes.len()));
+            assert_eq!(some.kept_by_interface, [2, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_torn_or_lies_is_dropped_whole() {
+        let good = block(&[(0, 1, vec![1; 10]), (0, 2, vec![2; 10])], Compression::None);
+        let mut unpacker = Unpacker::default();
+        for routes in [keep(&[0]), keep(&[1])] {
+            let mut fails = |block: &PackedBlock| unpacker.unpack(block, &routes, false).map(drop).is_err();
+            assert!(!fails(&good));
+            let body = good.body().to_vec();
+            assert!(fails(&forged(&good, &body[..body.len() - 4])), "torn");
+            assert!(fails(&forged(&good, &body[..body.len() / 2])), "a packet less than it says");
+            let mut other = body.clone();
+            other[8] = 1; // an interface nobody described
+            assert!(fails(&forged(&good, &other)));
+            let mut bytes = good.bytes().to_vec();
+            let last = bytes.len() - 9;
+            bytes[last] ^= 1;
+            assert!(fails(&PackedBlock::new(bytes.into()).expect("header is right")), "checksum");
+        }
+        assert!(unpacker.unpack(&good, &[], false).is_err(), "no interface was described");
+    }
+
+    #[test]
+    fn a_comment_goes_before_the_other_options() {
+        let mut packer = packer(Compression::None);
+        packer.push(0, 1, 5, [b"abcde"], &[2, 0, 4, 0, 1, 0, 0, 0]).expect("room");
+        packer.push(0, 1, 4, [b"abcd"], &[]).expect("room");
+        let block = packer.seal().expect("packets");
+        let first = packet_bytes(block.body());
+        let mut out = Vec::new();
+        append_commented(&mut out, &block.body()[..first], "two lost");
+        append_commented(&mut out, &block.body()[first..], "x");
+        let epbs: Vec<_> = Epbs::new(&out, 1).collect::<Result<_, _>>().expect("whole");
+        assert_eq!((epbs[0].data, epbs[1].data), (&b"abcde"[..], &b"abcd"[..]));
+        assert_eq!(epbs[0].options, b"\x01\0\x08\0two lost\x02\0\x04\0\x01\0\0\0\0\0\0\0");
+        assert_eq!(epbs[1].options, b"\x01\0\x01\0x\0\0\0\0\0\0\0");
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..100, value: u8) {
+            let good = block(&[(0, 1, vec![1; 10]), (1, 2, vec![2; 10])], Compression::None);
+            let mut mutated = good.body().to_vec();
+            let length = mutated.len();
+            mutated[at % length] = value;
+            for routes in [keep(&[0, 1]), keep(&[1, 0])] {
+                let _ = Unpacker::default().unpack(&forged(&good, &body), &routes, true);
+                let _ = Unpacker::default().unpack(&forged(&good, &mutated), &routes, true);
+            }
+        }
+    }
+}
