@@ -12,7 +12,7 @@ if [ "$(id -u)" -ne 0 ]; then
   exec sudo --preserve-env=PATH,CARGO_TARGET_DIR "$0" "$@"
 fi
 
-bin=${CARGO_TARGET_DIR:-target}/release
+bin=${RINGCAST_BIN:-${CARGO_TARGET_DIR:-target}/release}
 out=${DEMO_OUT:-demo-out}
 host=ringcast-host desk=ringcast-desk
 mkdir -p "$out"

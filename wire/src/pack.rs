@@ -265,27 +265,25 @@ impl Packer {
             return None;
         }
         let mut output = self.spare.take()?;
-        let pays = |input: usize, packed: usize| packed * 128 <= input * STORED_SHARE;
-        let try_first = self.last_was_stored && body.len() > 4 * PROBE_BYTES;
-        let probe = if try_first { &body[body.len() / 2..body.len() / 2 + PROBE_BYTES] } else { body };
-        let packed = compress_into_with_table(probe, &mut output[HEADER_BYTES..], &mut self.table);
-        let packed = match packed {
-            Ok(packed) if pays(probe.len(), packed) && try_first => {
-                compress_into_with_table(body, &mut output[HEADER_BYTES..], &mut self.table)
-            }
-            other => other,
-        };
+        // After a body that did not shrink, a piece from the middle tells whether this one may.
+        let middle = body.len() / 2;
+        let is_worth_it = !self.last_was_stored
+            || body.len() < 4 * PROBE_BYTES
+            || self.compress_into(&body[middle..middle + PROBE_BYTES], &mut output).is_some();
+        let packed = if is_worth_it { self.compress_into(body, &mut output) } else { None };
         match packed {
-            Ok(packed)
-                if pays(body.len(), packed) && !(try_first && packed * 128 > body.len() * STORED_SHARE) =>
-            {
-                Some((output, packed))
-            }
-            _ => {
+            Some(packed) => Some((output, packed)),
+            None => {
                 self.spare = Some(output);
                 None
             }
         }
+    }
+
+    /// Length of LZ4's output, which is behind the room for a header; `None` when it does not pay.
+    fn compress_into(&mut self, input: &[u8], output: &mut Buffer) -> Option<usize> {
+        let packed = compress_into_with_table(input, &mut output[HEADER_BYTES..], &mut self.table).ok()?;
+        (packed * 128 <= input.len() * STORED_SHARE).then_some(packed)
     }
 
     /// Moves a block that fills less than a quarter of its buffer into one of its size, so that a
@@ -407,6 +405,25 @@ mod tests {
         let block = packer.seal().expect("a packet");
         assert!(block.header().lz4, "it finds out when compression pays again");
         assert!(block.bytes().len() < 1000);
+    }
+
+    /// The output of a probe that did not pay was once taken for that of the whole body, so every
+    /// second incompressible block arrived cut.
+    #[test]
+    fn after_a_stored_block_a_probe_decides_and_is_not_taken_for_the_body() {
+        let pool = Pool::new(32 << 20);
+        let key = StreamKey { epoch: Epoch(1), stream: 2 };
+        let mut packer = Packer::new(key, pool, 1 << 20, Compression::Lz4);
+        for round in 0..6 {
+            let compressible = round == 3;
+            let data = if compressible { vec![7; 200_000] } else { noise(200_000, round + 1) };
+            packer.push(0, 1, 200_000, [&data[..]], &[]).expect("fits");
+            let block = packer.seal().expect("a packet");
+            assert_eq!(block.header().lz4, compressible, "round {round}");
+            let mut body = Vec::new();
+            block.unpack_into(&mut body).expect("unpacks");
+            assert_eq!(Epbs::new(&body, 1).next().expect("one").expect("whole").data, data);
+        }
     }
 
     #[test]
