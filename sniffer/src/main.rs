@@ -100,12 +100,15 @@ fn run(config: &Config) -> Result<(), Failure> {
         }
     };
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(Arc::clone(&stop), handover).map_err(|error| failed(format!("signals: {error}")))?;
+    stop_on_signal(Arc::clone(&stop), handover.clone())
+        .map_err(|error| failed(format!("signals: {error}")))?;
 
-    let sender = Sender::new(config, epoch, pool, marks_wanted, (poll, handed), packing)
+    let sender = Sender::new(config, epoch, pool, marks_wanted, (poll, handover, handed), packing)
         .map_err(|error| failed(format!("poll: {error}")))?;
     let end = sender.run(&stop).map_err(|error| failed(format!("poll: {error}")))?;
-    eprintln!("{}", end.summary);
+    if let Some(summary) = end.summary {
+        eprintln!("{summary}");
+    }
     match end.failure {
         None => Ok(()),
         Some(text) => Err(failed(text)),

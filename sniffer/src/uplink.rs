@@ -3,13 +3,13 @@
 //! It takes what the packing threads hand over, keeps the connection to the relay, and sees to it
 //! that the packing threads never want for a buffer for long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use bpf::Exclusion;
@@ -57,8 +57,8 @@ pub enum Packing {
 /// How a run ends.
 #[derive(Debug)]
 pub struct End {
-    /// What was done.
-    pub summary: Summary,
+    /// What was done; `None` when there was nobody to send to.
+    pub summary: Option<Summary>,
     /// What went wrong, if anything.
     pub failure: Option<String>,
 }
@@ -66,6 +66,7 @@ pub struct End {
 /// The sending thread.
 pub struct Sender {
     poll: Poll,
+    handover: Handover,
     handed: Receiver<Handed>,
     url: RelayUrl,
     uplink: Uplink,
@@ -79,6 +80,12 @@ pub struct Sender {
     last_failure: Option<String>,
     has_been_connected: bool,
     first_connection_must_succeed: bool,
+    /// There was nobody to send a file to.
+    gave_up: bool,
+    /// The relay's name is being looked up.
+    lookup: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
+    /// Addresses of the relay not tried yet in this attempt.
+    addresses: VecDeque<SocketAddr>,
     /// Flows of this and the previous connection.
     flows: Vec<Exclusion>,
     include_self: bool,
@@ -107,7 +114,7 @@ impl Sender {
         epoch: Epoch,
         pool: Pool,
         marks_wanted: Arc<AtomicBool>,
-        (poll, handed): (Poll, Receiver<Handed>),
+        (poll, handover, handed): (Poll, Handover, Receiver<Handed>),
         packing: Packing,
     ) -> io::Result<Self> {
         let is_file = matches!(packing, Packing::File(_));
@@ -128,6 +135,7 @@ impl Sender {
         let agent = crate::AGENT.to_owned();
         Ok(Self {
             poll,
+            handover,
             handed,
             url: config.relay.clone(),
             uplink: Uplink::new(config.name.clone(), agent, epoch, config.memory_bytes),
@@ -140,6 +148,9 @@ impl Sender {
             last_failure: None,
             has_been_connected: false,
             first_connection_must_succeed: is_file,
+            gave_up: false,
+            lookup: None,
+            addresses: VecDeque::new(),
             flows: Vec::new(),
             include_self,
             detector: (!include_self).then(FeedbackDetector::new),
@@ -202,10 +213,7 @@ impl Sender {
         if self.threads_running == 0 && self.uplink.is_settled() {
             return true;
         }
-        if self.failure.is_some() && self.stop_at.is_none() && self.first_connection_must_succeed {
-            return true; // nobody to send to, and never was
-        }
-        self.stop_at.is_some_and(|at| now >= at)
+        self.gave_up || self.stop_at.is_some_and(|at| now >= at)
     }
 
     fn timeout(&self, now: Instant) -> Duration {
@@ -260,26 +268,43 @@ impl Sender {
         if self.connection.is_some() || now < self.retry_at {
             return;
         }
-        match self.connect(now) {
-            Ok(connection) => self.connection = Some(connection),
-            Err(text) => self.lose(now, text),
+        if let Some(lookup) = &self.lookup {
+            let found = match lookup.try_recv() {
+                Ok(found) => found,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => Err(io::Error::other("the lookup failed")),
+            };
+            self.lookup = None;
+            match found {
+                Ok(addresses) => self.addresses = addresses.into(),
+                Err(error) => return self.lose(now, cause(error)),
+            }
+        } else if self.addresses.is_empty() {
+            return self.look_up();
         }
+        let Some(address) = self.addresses.pop_front() else {
+            return self.lose(now, "the name has no address".to_owned());
+        };
+        match self.connect_to(address, now) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(error) => self.lose(now, cause(error)),
+        }
+    }
+
+    /// Looks the relay's name up on a thread of its own: a name server may take its time, and
+    /// what is captured meanwhile must be taken care of here.
+    fn look_up(&mut self) {
+        let (sender, receiver) = channel();
+        let (host, port, handover) = (self.url.host().to_owned(), self.url.port(), self.handover.clone());
+        std::thread::spawn(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            let _ = sender.send(found); // nobody waits any more when the program ends
+            handover.wake();
+        });
+        self.lookup = Some(receiver);
     }
 
     /// Binds the local port, has it excluded on every ring, and only then connects.
-    fn connect(&mut self, now: Instant) -> Result<Connection, String> {
-        let (host, port) = (self.url.host().to_owned(), self.url.port());
-        let addresses: Vec<SocketAddr> = (host.as_str(), port).to_socket_addrs().map_err(cause)?.collect();
-        let mut failure = "the name has no address".to_owned();
-        for address in addresses {
-            match self.connect_to(address, now) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failure = cause(error),
-            }
-        }
-        Err(failure)
-    }
-
     fn connect_to(&mut self, address: SocketAddr, now: Instant) -> io::Result<Connection> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -326,8 +351,13 @@ impl Sender {
             self.uplink.handle_disconnected();
         }
         self.update_takers();
+        if !self.addresses.is_empty() {
+            debug!("relay {}: {why}; trying its next address", self.url);
+            return;
+        }
         if self.first_connection_must_succeed && !self.has_been_connected {
             self.failure.get_or_insert(format!("relay {}: {why}", self.url));
+            self.gave_up = true;
             return;
         }
         if self.last_failure.as_ref() != Some(&why) {
@@ -382,6 +412,7 @@ impl Sender {
         connection.handle_timeout(now, clock_ns)?;
         if self.uplink.is_streaming() && (!self.has_been_connected || self.last_failure.is_some()) {
             info!("relay {}: connected", self.url);
+            self.addresses.clear();
             self.has_been_connected = true;
             self.last_failure = None;
             self.retry_time = RETRY_TIME_MIN;
@@ -471,7 +502,7 @@ impl Sender {
             unsettled_packets: self.uplink.retained_packets(),
             is_file: matches!(self.packing, Packing::File(_)),
         };
-        End { summary, failure: self.failure.take() }
+        End { summary: (!self.gave_up).then_some(summary), failure: self.failure.take() }
     }
 }
 
