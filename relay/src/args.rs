@@ -18,7 +18,7 @@ pub struct Args {
     pub workers: u16,
 
     /// Most bytes of packed blocks that wait for one viewer; beyond it blocks are skipped for that
-    /// viewer alone, counted, and it is told. At least 1MiB.
+    /// viewer alone, counted, and it is told. At least 4MiB.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     pub viewer_queue: usize,
 

@@ -6,7 +6,8 @@ use thiserror::Error;
 
 use crate::args::Args;
 
-const VIEWER_QUEUE_BYTES_MIN: usize = 1 << 20;
+/// Room for a few of the largest usual blocks, so that a source that can wait need not lose one.
+const VIEWER_QUEUE_BYTES_MIN: usize = 4 << 20;
 const MEMORY_BYTES_MIN: usize = 64 << 20;
 
 /// The relay's settings.

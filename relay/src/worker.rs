@@ -339,6 +339,10 @@ impl Worker {
             (Role::Publisher(..), Control::Stream { stream, interfaces, filter, opened_ns }) => {
                 self.hub.handle_stream(PeerId(id), stream, interfaces, filter, opened_ns).map_err(refuse)
             }
+            (Role::Publisher(..), Control::Paced) => {
+                self.hub.handle_paced(PeerId(id));
+                Ok(())
+            }
             (Role::Publisher(_, epoch), Control::Mark { stream, complete_through_ns, .. }) => {
                 self.hub.handle_mark(PeerId(id), *epoch, stream, complete_through_ns);
                 Ok(())

@@ -114,7 +114,8 @@ pub struct Pace {
 struct PaceState {
     handed_bytes: u64,
     settled_bytes: u64,
-    viewers: u32,
+    /// What the relay lets us have under way; `None` while there is no relay.
+    window_bytes: Option<u64>,
     has_been_taken: bool,
     stopped: bool,
 }
@@ -125,11 +126,12 @@ impl Pace {
         self.lock().handed_bytes += bytes as u64;
     }
 
-    /// The uplink has let go of so many bytes in all, and so many viewers take them.
-    pub fn update(&self, settled_bytes: u64, viewers: u32) {
+    /// The uplink has let go of so many bytes in all, so many viewers take them, and the relay
+    /// lets so many be under way.
+    pub fn update(&self, settled_bytes: u64, viewers: u32, window_bytes: Option<u64>) {
         let mut state = self.lock();
         state.settled_bytes = settled_bytes;
-        state.viewers = viewers;
+        state.window_bytes = window_bytes;
         state.has_been_taken |= viewers > 0;
         drop(state);
         self.shared.1.notify_all();
@@ -141,21 +143,30 @@ impl Pace {
         self.shared.1.notify_all();
     }
 
-    /// Waits until at most `limit_bytes` are under way, and with `for_viewer` until a first viewer
-    /// takes them. `false`: stopped.
-    pub fn wait(&self, limit_bytes: u64, for_viewer: bool) -> bool {
+    /// Waits until `next_bytes` more may be under way: at most `limit_bytes` in all, at most what
+    /// the relay says, but always one block. With `for_viewer` also until a first viewer takes
+    /// them. `false`: stopped.
+    pub fn wait(&self, next_bytes: u64, limit_bytes: u64, for_viewer: bool) -> bool {
         let mut state = self.lock();
         loop {
             if state.stopped {
                 return false;
             }
             let under_way = state.handed_bytes.saturating_sub(state.settled_bytes);
-            if under_way <= limit_bytes && (!for_viewer || state.has_been_taken) {
+            let may = state
+                .window_bytes
+                .is_some_and(|window| under_way == 0 || under_way + next_bytes <= window.min(limit_bytes));
+            if may && (!for_viewer || state.has_been_taken) {
                 return true;
             }
             let waited = self.shared.1.wait_timeout(state, Duration::from_secs(1));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether everything is to end.
+    pub fn is_stopped(&self) -> bool {
+        self.lock().stopped
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, PaceState> {

@@ -101,6 +101,7 @@ impl ReadThread {
             path: shown,
             filter: config.filter.clone(),
             snaplen: config.snaplen,
+            body_bytes: config.body_bytes as u64,
             description,
             programs: Vec::new(),
             packer,
@@ -126,8 +127,8 @@ impl ReadThread {
     }
 
     /// What the uplink has let go of, and who takes it.
-    pub fn update(&self, settled_bytes: u64, viewers: u32) {
-        self.pace.update(settled_bytes, viewers);
+    pub fn update(&self, settled_bytes: u64, viewers: u32, window_bytes: Option<u64>) {
+        self.pace.update(settled_bytes, viewers, window_bytes);
     }
 
     /// A buffer may be free again.
@@ -186,6 +187,7 @@ struct Sending {
     path: String,
     filter: Option<String>,
     snaplen: u32,
+    body_bytes: u64,
     description: Description,
     /// By interface: the filter for its link type.
     programs: Vec<Program>,
@@ -228,7 +230,7 @@ impl Sending {
                     if matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
                 {
                     self.seal();
-                    if !self.pace.wait(u64::MAX, false) {
+                    if self.pace.is_stopped() {
                         return Ok(());
                     }
                 }
@@ -272,7 +274,7 @@ impl Sending {
         }
         while !self.packer.is_under_way() {
             // Each block begins with a look at how much is under way.
-            if !self.pace.wait(UNDER_WAY_BYTES_MAX, self.wait) {
+            if !self.pace.wait(self.body_bytes, UNDER_WAY_BYTES_MAX, self.wait) {
                 return Ok(false);
             }
             if self.packer.prepare() {
@@ -292,7 +294,7 @@ impl Sending {
                 Ok(()) => break,
                 Err(PackError::Full) => {
                     self.seal();
-                    if !self.pace.wait(UNDER_WAY_BYTES_MAX, self.wait) {
+                    if !self.pace.wait(self.body_bytes, UNDER_WAY_BYTES_MAX, self.wait) {
                         return Ok(false);
                     }
                 }

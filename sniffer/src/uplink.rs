@@ -133,12 +133,16 @@ impl Sender {
             poll.registry().register(&mut SourceFd(&fd), LINKS, Interest::READABLE)?;
         }
         let agent = crate::AGENT.to_owned();
+        let mut uplink = Uplink::new(config.name.clone(), agent, epoch, config.memory_bytes);
+        if is_file {
+            uplink.set_paced();
+        }
         Ok(Self {
             poll,
             handover,
             handed,
             url: config.relay.clone(),
-            uplink: Uplink::new(config.name.clone(), agent, epoch, config.memory_bytes),
+            uplink,
             pool,
             packing,
             marks_wanted,
@@ -445,7 +449,7 @@ impl Sender {
         self.marks_wanted.store(self.uplink.marks_wanted(), Ordering::Release);
         if let Packing::File(file) = &self.packing {
             let retained = self.uplink.totals().retained_bytes as u64;
-            file.update(self.handed_bytes - retained, self.uplink.viewers());
+            file.update(self.handed_bytes - retained, self.uplink.viewers(), self.uplink.window_bytes());
         }
     }
 

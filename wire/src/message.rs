@@ -118,6 +118,11 @@ pub enum Control {
     Ack { streams: Vec<StreamAck> },
     /// Relay: how many viewers take a publisher's streams now. `marks`: time marks are wanted.
     Takers { viewers: u32, marks: bool },
+    /// Publisher: I wait for my blocks to be settled rather than have one skipped; how much may be
+    /// under way?
+    Paced,
+    /// Relay: so much, to a paced publisher. Changes as others come and go.
+    Window { bytes: u64 },
     /// Publisher: nothing older than `complete_through_ns` is to come in an idle stream. The relay
     /// adds the epoch when it passes it on.
     Mark {

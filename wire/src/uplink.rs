@@ -107,6 +107,9 @@ pub struct Uplink {
     control: VecDeque<Control>,
     totals: UplinkTotals,
     takers: (u32, bool),
+    /// We wait rather than have a block skipped, and ask how much may be under way.
+    is_paced: bool,
+    window_bytes: Option<u64>,
     instance: Option<Epoch>,
 }
 
@@ -125,8 +128,15 @@ impl Uplink {
             control: VecDeque::new(),
             totals: UplinkTotals::default(),
             takers: (0, false),
+            is_paced: false,
+            window_bytes: None,
             instance: None,
         }
+    }
+
+    /// Asks every relay how much may be under way, for a source that can wait.
+    pub fn set_paced(&mut self) {
+        self.is_paced = true;
     }
 
     /// A stream is opened, or its table has grown.
@@ -212,6 +222,7 @@ impl Uplink {
         self.control.clear();
         self.unsent.clear();
         self.takers = (0, false);
+        self.window_bytes = None;
         for (number, stream) in &mut self.streams {
             stream.announced = false;
             stream.awaits_ack = stream.sent > 0;
@@ -236,6 +247,9 @@ impl Uplink {
                 }
                 self.state = State::Streaming;
                 self.instance = Some(instance);
+                if self.is_paced {
+                    self.control.push_back(Control::Paced);
+                }
                 for number in self.streams.keys().copied().collect::<Vec<_>>() {
                     self.announce(number);
                 }
@@ -246,6 +260,7 @@ impl Uplink {
                 }
             }
             Control::Takers { viewers, marks } => self.takers = (viewers, marks),
+            Control::Window { bytes } => self.window_bytes = Some(bytes),
             Control::Ping { clock_ns: ping_ns } => {
                 self.control.push_back(Control::Pong { ping_ns, clock_ns })
             }
@@ -331,6 +346,11 @@ impl Uplink {
     /// Viewers that take these streams now, as the relay says.
     pub fn viewers(&self) -> u32 {
         self.takers.0
+    }
+
+    /// What the relay lets a paced source have under way; `None` before it says so.
+    pub fn window_bytes(&self) -> Option<u64> {
+        self.window_bytes
     }
 
     /// Whether a viewer wants time marks of idle streams.

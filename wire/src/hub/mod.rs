@@ -108,12 +108,14 @@ struct Publisher {
     takers: HashMap<PeerId, u32>,
     /// What it was told of them.
     told: (u32, bool),
+    /// It waits rather than have a block skipped.
+    is_paced: bool,
 }
 
 impl Publisher {
     fn new(name: String, epoch: Epoch, address: String, is_worker: bool) -> Self {
         let (acks_due, takers) = (BTreeSet::new(), HashMap::new());
-        Self { name, epoch, address, is_worker, acks_due, takers, told: (0, false) }
+        Self { name, epoch, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
     }
 }
 
@@ -229,9 +231,31 @@ impl Hub {
         self.remove_publisher(peer, now_ms);
     }
 
+    /// A publisher that waits rather than have a block skipped asks how much may be under way.
+    pub fn handle_paced(&mut self, peer: PeerId) {
+        if let Some(publisher) = self.publishers.get_mut(&peer) {
+            publisher.is_paced = true;
+        }
+        self.tell_windows();
+    }
+
+    /// All paced publishers together get half of a viewer's queue, or of a worker's: a viewer that
+    /// takes all of them has room for what they send.
+    fn tell_windows(&mut self) {
+        let is_paced = |publisher: &Publisher| publisher.is_paced;
+        let count = self.publishers.values().filter(|one| is_paced(one)).count() as u64;
+        let workers = 1 + self.publishers.values().filter(|one| one.is_worker).count() as u64;
+        let all_bytes = self.config.viewer_queue_bytes as u64 / 2 / workers;
+        for (peer, _) in self.publishers.iter().filter(|(_, one)| is_paced(one)) {
+            let control = Control::Window { bytes: all_bytes / count };
+            self.outputs.push_back(Output::Control { to: *peer, control });
+        }
+    }
+
     fn remove_publisher(&mut self, peer: PeerId, now_ms: u64) {
-        if self.publishers.remove(&peer).is_none() {
-            return;
+        let Some(publisher) = self.publishers.remove(&peer) else { return };
+        if publisher.is_paced {
+            self.tell_windows();
         }
         for stream in self.streams.values_mut().filter(|stream| stream.publisher == Some(peer)) {
             stream.publisher = None;

@@ -289,3 +289,27 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     }
     assert_eq!(acked(&mut owner), (1, 1));
 }
+
+#[test]
+fn paced_publishers_share_half_a_viewers_queue() {
+    let mut hub = hub(64 << 20);
+    let windows = |hub: &mut Hub| -> Vec<(u64, u64)> {
+        let mut windows: Vec<_> = outputs(hub)
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Control { to, control: Control::Window { bytes } } => Some((to.0, bytes >> 20)),
+                _ => None,
+            })
+            .collect();
+        windows.sort_unstable();
+        windows
+    };
+    hub.handle_paced(SNIFFER);
+    assert_eq!(windows(&mut hub), [(1, 32)]);
+    hub.add_publisher(OTHER, "file".into(), Epoch(9), "[::1]:2".into());
+    assert_eq!(windows(&mut hub), []);
+    hub.handle_paced(OTHER);
+    assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
+    hub.remove_peer(SNIFFER, 0);
+    assert_eq!(windows(&mut hub), [(3, 32)]);
+}
