@@ -117,7 +117,8 @@ mod tests {
         let (mut states, mut tally) = (BTreeMap::new(), Tally::default());
         for stream in 0..3 {
             let key = StreamKey { stream, ..StreamKey::default() };
-            let mut state = StreamState { name: "web".into(), received_packets: 10, ..Default::default() };
+            let mut state = StreamState::default();
+            state.received_packets = 10;
             state.missing.add(Stage::ViewerQueue, 2, 0);
             states.insert(key, state);
             let interfaces = vec![if stream < 2 { "web:eth0".into() } else { "web:eth1".into() }];
