@@ -239,8 +239,11 @@ impl Sender {
         while let Ok(handed) = self.handed.try_recv() {
             match handed {
                 Handed::Stream(stream, description) => {
+                    // An interface of a file that has no name goes by the file's, as viewers show it.
+                    let file = description.file.as_deref().unwrap_or_default();
+                    let name = |one: &str| if one.is_empty() { file } else { one }.to_owned();
                     let interfaces: Vec<String> =
-                        description.interfaces.iter().map(|one| one.name.clone()).collect();
+                        description.interfaces.iter().map(|one| name(&one.name)).collect();
                     let title = description.file.clone().unwrap_or_else(|| interfaces.join(","));
                     self.names.insert(stream, title);
                     let filter = description.interfaces.iter().find_map(|one| one.filter.clone());
