@@ -14,7 +14,7 @@
 //! * libpcap is no dependency of the binary: it is opened by name when a filter is first asked for, and only then
 //!   can its absence be an error.
 //! * [`Program::run`] ends, and does not panic, for every program and every packet.
-//! * [`exclude`] rejects our own traffic and hands every other frame to the program as if it were not there; a frame
+//! * [`exclude()`] rejects our own traffic and hands every other frame to the program as if it were not there; a frame
 //!   is never lost for being short.
 //! * `unsafe` occurs in the module `libpcap` only.
 

@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(short = 'D', long)]
     pub list_interfaces: bool,
 
-    /// Relay to send to: ws://HOST[:PORT][/PATH].
+    /// Relay to send to, as `ws://HOST[:PORT][/PATH]`.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
     pub relay: String,
 

@@ -10,7 +10,7 @@ use wire::units::parse_time;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Args {
-    /// The relay: ws://HOST[:PORT][/PATH].
+    /// The relay, as `ws://HOST[:PORT][/PATH]`.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
     pub relay: String,
 
