@@ -19,8 +19,9 @@ impl LogLimit {
         Self { window_began: None, lines: 0, suppressed: 0 }
     }
 
-    /// Whether a line may be logged now, and how many were held back since the last.
-    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+    /// Whether a line may be logged now; if so, what to say at its end of those held back since
+    /// the last: nothing, or how many.
+    pub fn pass(&mut self, now: Instant) -> Option<String> {
         if self.window_began.is_none_or(|began| now.saturating_duration_since(began) >= WINDOW) {
             self.window_began = Some(now);
             self.lines = 0;
@@ -30,7 +31,10 @@ impl LogLimit {
             return None;
         }
         self.lines += 1;
-        Some(std::mem::take(&mut self.suppressed))
+        match std::mem::take(&mut self.suppressed) {
+            0 => Some(String::new()),
+            count => Some(format!(" ({count} lines held back before this one)")),
+        }
     }
 }
 
@@ -44,7 +48,7 @@ mod tests {
         let start = Instant::now();
         let passed = (0..25).filter(|_| limit.pass(start).is_some()).count();
         assert_eq!(passed, 10);
-        assert_eq!(limit.pass(start + WINDOW), Some(15));
-        assert_eq!(limit.pass(start + WINDOW), Some(0));
+        assert_eq!(limit.pass(start + WINDOW).as_deref(), Some(" (15 lines held back before this one)"));
+        assert_eq!(limit.pass(start + WINDOW).as_deref(), Some(""));
     }
 }

@@ -199,7 +199,7 @@ impl Worker {
                     // next tick tries again.
                     self.accepting = false;
                     if let Some(held_back) = self.limit.pass(now) {
-                        warn!(held_back, "a connection could not be accepted: {error}");
+                        warn!("a connection could not be accepted: {error}{held_back}");
                     }
                 }
             }
@@ -528,7 +528,7 @@ impl Worker {
         };
         let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
-            info!(held_back, "{}: {reason}", peer.title());
+            info!("{}: {reason}{held_back}", peer.title());
         }
         let now_ms = now.duration_since(self.started).as_millis() as u64;
         self.hub.remove_peer(PeerId(id), now_ms);
