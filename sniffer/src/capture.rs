@@ -29,7 +29,7 @@ use crate::ring::{DROP_ALL, Direction, FanoutMode, Frame, Ring, RingConfig, Ring
 const BLOCKS_PER_TURN: usize = 16;
 /// How often streams report.
 const REPORT_TIME: Duration = Duration::from_secs(1);
-/// Time beyond two block timeouts for the kernel to hand over the last block.
+/// Time beyond a block timeout for the kernel to hand over the last block.
 const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What all rings of a sniffer have in common.
@@ -112,18 +112,20 @@ impl CaptureThread {
             {
                 warn!("--cores {id}: the thread could not be pinned");
             }
+            let guard = EndGuard(capture.handover.clone());
             capture.run();
+            drop(guard);
         })?;
         Ok(Self { commands, wakeup, thread: Some(thread) })
     }
 
-    /// Opens a ring on this thread.
-    pub fn open(&self, order: RingOrder) -> Result<Opened, RingError> {
+    /// Opens a ring on this thread. Gives up after `patience`: the thread may wait for a buffer that
+    /// only the caller can free. A ring that is opened later all the same is closed at once.
+    pub fn open(&self, order: RingOrder, patience: Duration) -> Result<Opened, RingError> {
         let interface = order.config.interface.clone();
-        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        let (reply, answer) = std::sync::mpsc::sync_channel(0);
         self.command(Command::Open(Box::new(order), reply));
-        // The thread answers every order as long as it runs, and it runs until it is stopped.
-        answer.recv().unwrap_or(Err(RingError::Closed { interface }))
+        answer.recv_timeout(patience).unwrap_or(Err(RingError::Closed { interface }))
     }
 
     /// Ends a stream whose interface is gone; does nothing if it has ended.
@@ -145,6 +147,20 @@ impl CaptureThread {
         // A thread that has ended needs no commands.
         let _ = self.commands.send(command);
         self.wakeup.wake();
+    }
+}
+
+/// Says that a thread has ended, whichever way.
+struct EndGuard(Handover);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        let panicked = std::thread::panicking();
+        self.0.send(Handed::Ended(if panicked {
+            Err("a capture thread panicked".to_owned())
+        } else {
+            Ok(())
+        }));
     }
 }
 
@@ -212,7 +228,6 @@ impl Capture {
                 self.wait(turn);
             }
         }
-        self.handover.send(Handed::Ended(Ok(())));
     }
 
     /// `None`: stop.
@@ -221,8 +236,11 @@ impl Capture {
             match command {
                 Command::Open(order, reply) => {
                     let opened = self.open(*order);
-                    // Whoever asked has gone only if the program ends.
-                    let _ = reply.send(opened);
+                    let is_opened = opened.is_ok();
+                    if reply.send(opened).is_err() && is_opened {
+                        // Nobody waits any more, so nobody would set its filter.
+                        self.rings.pop();
+                    }
                 }
                 Command::Close { stream, note } => {
                     let found = self.rings.iter().position(|one| one.packer.key().stream == stream);
@@ -334,7 +352,7 @@ impl Capture {
         }
         if !self.rings.is_empty() {
             // The kernel hands over a part-filled block within one block timeout.
-            let until = Instant::now() + 2 * self.config.block_timeout + STOP_MARGIN;
+            let until = Instant::now() + self.config.block_timeout + STOP_MARGIN;
             while Instant::now() < until {
                 for stream in &mut self.rings {
                     stream.take_blocks(&self.config, &self.handover, &self.wakeup);
@@ -353,9 +371,19 @@ impl RingStream {
     /// packed block; none waits for another.
     fn take_blocks(&mut self, config: &CaptureConfig, handover: &Handover, wakeup: &Wakeup) -> Turn {
         if !self.describe(handover) {
-            return starved(wakeup, handover);
+            wakeup.set_starved();
+            if !self.describe(handover) {
+                handover.wake();
+                return Turn::Starved;
+            }
         }
         for _ in 0..BLOCKS_PER_TURN {
+            if !self.ring.ready() {
+                self.seal(handover);
+                // Many quiet rings must not hold the buffers that a busy one needs.
+                self.packer.release_if_idle();
+                return Turn::Idle;
+            }
             if !self.packer.prepare() {
                 wakeup.set_starved();
                 if !self.packer.prepare() {
@@ -364,10 +392,7 @@ impl RingStream {
                     return Turn::Starved;
                 }
             }
-            let Some(block) = self.ring.next_block() else {
-                self.seal(handover);
-                return Turn::Idle;
-            };
+            let Some(block) = self.ring.next_block() else { return Turn::Idle };
             let mut gather = Gather {
                 packer: &mut self.packer,
                 snaplen: config.snaplen as usize,
@@ -414,6 +439,9 @@ impl RingStream {
 
     /// Hands over a report. Without a free buffer the next one says it all. `false`: none was.
     fn report(&mut self, handover: &Handover, end: bool, note: Option<String>) -> bool {
+        if !self.describe(handover) {
+            return false;
+        }
         let statistics = match self.ring.statistics() {
             Ok(statistics) => statistics,
             Err(error) => {
@@ -467,12 +495,6 @@ impl RingStream {
     }
 }
 
-fn starved(wakeup: &Wakeup, handover: &Handover) -> Turn {
-    wakeup.set_starved();
-    handover.wake();
-    Turn::Starved
-}
-
 fn hand_over_sealed(packer: &mut Packer, handover: &Handover) {
     if let Some(block) = packer.seal() {
         handover.send(Handed::Block(block));
@@ -485,7 +507,7 @@ fn wait_for_buffer(packer: &mut Packer, handover: &Handover, wakeup: &Wakeup) {
     while !packer.prepare() {
         wakeup.set_starved();
         if packer.prepare() {
-            return;
+            break;
         }
         handover.wake();
         let mut fds = [PollFd::new(wakeup.as_fd(), PollFlags::POLLIN)];
@@ -493,6 +515,7 @@ fn wait_for_buffer(packer: &mut Packer, handover: &Handover, wakeup: &Wakeup) {
         let _ = poll(&mut fds, PollTimeout::from(100u8));
         wakeup.clear();
     }
+    wakeup.wake(); // what was cleared may have announced a command
 }
 
 /// Gathers frames into a packer as Enhanced Packet Blocks.

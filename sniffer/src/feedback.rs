@@ -13,8 +13,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SUSPICIOUS_INTERVALS: u32 = 3;
 /// Below this rate nothing is suspected, in bytes a second.
 const RATE_MIN: u64 = 128 << 10;
-/// How long the uplink is held to find out.
-const HOLD_TIME: Duration = Duration::from_millis(400);
+/// How long the uplink is held to find out, at least: what was under way when the hold began is
+/// still captured in its first half.
+const HOLD_TIME_MIN: Duration = Duration::from_millis(400);
+/// The same in block timeouts: within one the kernel may say nothing although packets come.
+const HOLD_BLOCK_TIMEOUTS: u32 = 6;
+/// With a longer block timeout there is no telling within a bearable hold.
+const BLOCK_TIMEOUT_MAX: Duration = Duration::from_millis(200);
+/// How often in a row capture must fall silent with the uplink. A transfer that ends by chance
+/// within one hold does not do so in the next.
+const PROOFS: u32 = 3;
 /// After a suspicion that was wrong, nothing is suspected for this long, doubled each time.
 const REST_TIME: Duration = Duration::from_secs(60);
 const REST_TIME_MAX: Duration = Duration::from_secs(3600);
@@ -45,15 +53,37 @@ enum State {
 #[derive(Debug)]
 pub struct FeedbackDetector {
     state: State,
+    hold: Duration,
+    proofs: u32,
     last: Option<(Instant, u64, u64)>,
     rest: Duration,
     rest_until: Option<Instant>,
 }
 
 impl FeedbackDetector {
-    /// A detector that suspects nothing yet.
-    pub fn new() -> Self {
-        Self { state: State::Watching { suspicious: 0 }, last: None, rest: REST_TIME, rest_until: None }
+    /// A detector that suspects nothing yet; `None` if the block timeout is too long for it.
+    pub fn new(block_timeout: Duration) -> Option<Self> {
+        (block_timeout <= BLOCK_TIMEOUT_MAX).then(|| Self {
+            state: State::Watching { suspicious: 0 },
+            hold: HOLD_TIME_MIN.max(block_timeout * HOLD_BLOCK_TIMEOUTS),
+            proofs: 0,
+            last: None,
+            rest: REST_TIME,
+            rest_until: None,
+        })
+    }
+
+    /// Ends a hold without a verdict: it would cost packets.
+    pub fn give_up(&mut self, now: Instant) {
+        self.state = State::Watching { suspicious: 0 };
+        self.last = None;
+        self.rest_from(now);
+    }
+
+    fn rest_from(&mut self, now: Instant) {
+        self.proofs = 0;
+        self.rest_until = Some(now + self.rest);
+        self.rest = (self.rest * 2).min(REST_TIME_MAX);
     }
 
     /// Whether the uplink is held.
@@ -64,7 +94,7 @@ impl FeedbackDetector {
     /// When to call again.
     pub fn next_check(&self, now: Instant) -> Instant {
         match (self.state, self.last) {
-            (State::Holding { since, .. }, _) => since + HOLD_TIME,
+            (State::Holding { since, .. }, _) => since + self.hold,
             (State::Watching { .. }, Some((at, ..))) => at + INTERVAL,
             _ => now,
         }
@@ -90,6 +120,9 @@ impl FeedbackDetector {
                     && sent_rate >= captured_rate / 10 * 7
                     && captured_rate >= sent_rate / 10 * 7;
                 let rests = self.rest_until.is_some_and(|until| now < until);
+                if !alike {
+                    self.proofs = 0;
+                }
                 let suspicious = if alike && !rests { suspicious + 1 } else { 0 };
                 if suspicious < SUSPICIOUS_INTERVALS {
                     self.state = State::Watching { suspicious };
@@ -100,21 +133,23 @@ impl FeedbackDetector {
             }
             State::Holding { since, rate_before } => {
                 let held = now.saturating_duration_since(since);
-                // What was on its way when the hold began is still captured in its first half.
-                if held < HOLD_TIME / 2 {
+                if held < self.hold / 2 {
                     self.last = Some((now, captured, sent));
                     return Verdict::Hold;
                 }
-                if held < HOLD_TIME {
+                if held < self.hold {
                     return Verdict::Hold;
                 }
                 self.last = Some((now, captured, sent));
                 self.state = State::Watching { suspicious: 0 };
-                if captured_rate < rate_before / 5 {
+                if captured_rate >= rate_before / 5 {
+                    self.rest_from(now);
+                    return Verdict::Normal;
+                }
+                self.proofs += 1;
+                if self.proofs == PROOFS {
                     return Verdict::Feedback { before: rate_before, held: captured_rate };
                 }
-                self.rest_until = Some(now + self.rest);
-                self.rest = (self.rest * 2).min(REST_TIME_MAX);
                 Verdict::Normal
             }
         }
@@ -128,7 +163,7 @@ mod tests {
     /// Runs the detector over a line whose own traffic comes back (or not) beside a steady rate.
     fn run(own_comes_back: bool, other_rate: u64, seconds: u64) -> (Verdict, u64) {
         let start = Instant::now();
-        let mut detector = FeedbackDetector::new();
+        let mut detector = FeedbackDetector::new(Duration::from_millis(10)).expect("short enough");
         let (mut captured, mut sent, mut holds) = (0, 0, 0);
         let mut now = start;
         while now < start + Duration::from_secs(seconds) {
@@ -156,6 +191,21 @@ mod tests {
         let (verdict, holds) = run(false, 1_000_000, 600);
         assert_eq!(verdict, Verdict::Normal);
         assert!((1..=4).contains(&holds), "{holds} holds, each rarer than the last");
+    }
+
+    #[test]
+    fn a_transfer_that_ends_within_a_hold_is_not_taken_for_our_own() {
+        let start = Instant::now();
+        let mut detector = FeedbackDetector::new(Duration::from_millis(10)).expect("short enough");
+        let (mut bytes, mut now, mut held_once) = (0, start, false);
+        while now < start + Duration::from_secs(60) {
+            now += Duration::from_millis(20);
+            held_once |= detector.is_holding();
+            bytes += if held_once { 0 } else { 20_000 }; // incompressible, and over with the hold
+            let verdict = detector.check(now, bytes, bytes);
+            assert!(!matches!(verdict, Verdict::Feedback { .. }));
+        }
+        assert!(held_once);
     }
 
     #[test]

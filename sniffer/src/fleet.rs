@@ -5,8 +5,8 @@
 //! gets its real filter. So no packet is seen twice, nor our own connection even once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
 use thiserror::Error;
@@ -21,6 +21,10 @@ use crate::config::{Config, Live};
 use crate::handover::Handover;
 use crate::interfaces::{self, InterfaceInfo, Monitor, os_description};
 use crate::ring::{Instruction, RingConfig, RingControl, RingError};
+
+/// Time for a thread to open a ring, before anything is sent, and while the caller has to send.
+const PATIENCE_AT_START: Duration = Duration::from_secs(60);
+const PATIENCE_WHILE_SENDING: Duration = Duration::from_secs(1);
 
 /// Why capture cannot begin.
 #[derive(Debug, Error)]
@@ -55,13 +59,17 @@ pub struct Fleet {
     snaplen: u32,
     live: Live,
     threads: Vec<CaptureThread>,
-    streams: Arc<AtomicU32>,
+    next_stream: u32,
     /// By interface index.
     captured: BTreeMap<u32, Captured>,
     exclusions: Vec<Exclusion>,
-    /// With `-i any`: interfaces as they come and go.
-    monitor: Option<Monitor>,
+    /// Interfaces as they come and go.
+    monitor: Monitor,
     block_timeout_ms: u32,
+    /// How long a thread may take to open a ring.
+    patience: Duration,
+    /// Capture is over: no filter is set and nothing is opened any more.
+    is_stopped: bool,
 }
 
 /// An interface that is captured.
@@ -101,14 +109,15 @@ impl Fleet {
             snaplen: config.snaplen,
             live: live.clone(),
             threads,
-            streams: Arc::new(AtomicU32::new(0)),
+            next_stream: 0,
             captured: BTreeMap::new(),
             exclusions: Vec::new(),
-            monitor: None,
+            monitor: Monitor::open().map_err(FleetError::List)?,
             block_timeout_ms: config.block_timeout.as_millis().max(1) as u32,
+            patience: PATIENCE_AT_START,
+            is_stopped: false,
         };
         if live.interfaces.is_empty() {
-            fleet.monitor = Some(Monitor::open().map_err(FleetError::List)?);
             fleet.open_all()?;
         }
         for name in &live.interfaces {
@@ -118,13 +127,17 @@ impl Fleet {
             }
             fleet.open_interface(&info)?;
         }
+        fleet.patience = PATIENCE_WHILE_SENDING;
         Ok(fleet)
     }
 
-    /// `-i any`: all interfaces that are there. One that cannot be captured is left out, and said.
+    /// All wanted interfaces that are there and not captured yet. One that cannot be captured is
+    /// left out, and said.
     fn open_all(&mut self) -> Result<(), FleetError> {
         for info in interfaces::list().map_err(FleetError::List)? {
-            if self.captured.contains_key(&info.index) {
+            let wanted = &self.live.interfaces;
+            let is_wanted = wanted.is_empty() || wanted.contains(&info.name);
+            if !is_wanted || self.captured.contains_key(&info.index) {
                 continue;
             }
             match self.open_interface(&info) {
@@ -155,7 +168,8 @@ impl Fleet {
             Captured { name: info.name.clone(), program, link: LinkLayer::of(link_type), rings: Vec::new() };
         let mut group = None;
         for (index, thread) in self.threads.iter().enumerate() {
-            let stream = self.streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let stream = self.next_stream;
+            self.next_stream += 1;
             let fanout = (self.threads.len() > 1).then_some(FanoutOrder { group, mode: self.live.fanout });
             let order = RingOrder {
                 config: config.clone(),
@@ -163,7 +177,15 @@ impl Fleet {
                 key: StreamKey { epoch: self.epoch, stream },
                 description: self.describe(info, link_type),
             };
-            let opened = thread.open(order)?;
+            let opened = match thread.open(order, self.patience) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    for ring in &captured.rings {
+                        self.threads[ring.thread].close(ring.stream, error.to_string());
+                    }
+                    return Err(error.into());
+                }
+            };
             group = opened.group;
             if opened.ring_bytes < config.ring_bytes {
                 warn!("interface {}: ring of {} bytes, for want of memory", info.name, opened.ring_bytes);
@@ -223,44 +245,63 @@ impl Fleet {
 
     /// Sets every ring's filter: not our own connections, and what the user wants of the rest.
     /// With the first call capture begins.
+    /// An interface that does not take its filter captures nothing; the others do all the same,
+    /// and the first error is returned.
     pub fn set_exclusions(&mut self, exclusions: &[Exclusion]) -> Result<(), FleetError> {
-        self.exclusions = exclusions.to_vec();
-        for captured in self.captured.values() {
-            captured.set_filter(exclusions)?;
+        if self.is_stopped {
+            return Ok(());
         }
-        Ok(())
+        self.exclusions = exclusions.to_vec();
+        let failed = self.captured.values().filter_map(|captured| captured.set_filter(exclusions).err());
+        match failed.reduce(|first, _| first) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
     }
 
-    /// With `-i any`: what tells that interfaces come and go.
-    pub fn monitor(&self) -> Option<&Monitor> {
-        self.monitor.as_ref()
+    /// What tells that interfaces come and go.
+    pub fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Whether an address is one of this host's own.
+    pub fn is_own_address(address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let has = |info: &InterfaceInfo| info.addresses.iter().any(|own| own.to_canonical() == address);
+        let special = address.is_loopback() || address.is_unspecified();
+        special || interfaces::list().is_ok_and(|list| list.iter().any(has))
     }
 
     /// Interfaces may have come or gone.
     pub fn handle_link_events(&mut self) {
-        let Some(monitor) = &mut self.monitor else { return };
-        let events = monitor.events().unwrap_or_else(|error| {
-            warn!("interfaces: {error}");
-            Vec::new()
-        });
-        for event in events {
-            if event.removed
-                && let Some(captured) = self.captured.remove(&event.index)
-            {
-                for ring in captured.rings {
-                    let note = format!("interface {}: gone", captured.name);
-                    self.threads[ring.thread].close(ring.stream, note);
+        if self.is_stopped {
+            return;
+        }
+        loop {
+            match self.monitor.events() {
+                Ok(events) if events.is_empty() => break,
+                Ok(events) => events.iter().filter(|event| event.removed).for_each(|event| {
+                    if let Some(captured) = self.captured.remove(&event.index) {
+                        for ring in captured.rings {
+                            let note = format!("interface {}: gone", captured.name);
+                            self.threads[ring.thread].close(ring.stream, note);
+                        }
+                    }
+                }),
+                Err(error) => {
+                    warn!("interfaces: {error}");
+                    break;
                 }
             }
         }
         let known: Vec<u32> = self.captured.keys().copied().collect();
         if let Err(error) = self.open_all() {
-            warn!("{error}");
+            warn!("{}", crate::text(&error));
         }
         for (_, captured) in self.captured.iter().filter(|(index, _)| !known.contains(index)) {
             info!("interface {}: capturing", captured.name);
             if let Err(error) = captured.set_filter(&self.exclusions) {
-                warn!("{error}");
+                warn!("{}", crate::text(&error));
             }
         }
     }
@@ -281,7 +322,8 @@ impl Fleet {
     }
 
     /// Stops capturing: what is in the rings is handed over, then the threads end.
-    pub fn stop(&self) {
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
         self.threads.iter().for_each(CaptureThread::stop);
     }
 }

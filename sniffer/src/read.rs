@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,10 @@ use crate::handover::{Handed, Handover, Pace, Wakeup};
 /// nothing is skipped.
 const UNDER_WAY_BYTES_MAX: u64 = 16 << 20;
 
+/// Most bytes of the names and descriptions of a file's interfaces: as JSON, escaped at worst, they
+/// have to fit a block.
+const TABLE_BYTES_MAX: usize = 2 << 20;
+
 /// Why a file cannot be sent.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // the texts say what the fields are
@@ -41,6 +45,10 @@ pub enum ReadError {
     Filter(#[from] FilterError),
     #[error("{path}: packet {number}")]
     Pack { path: String, number: u64, source: PackError },
+    #[error(
+        "{path}: the descriptions of its first {interfaces} interfaces take over {TABLE_BYTES_MAX} bytes"
+    )]
+    Table { path: String, interfaces: usize },
     #[error("reading thread")]
     Thread(#[source] io::Error),
 }
@@ -72,10 +80,12 @@ impl ReadThread {
         let shown = path.map_or("standard input".to_owned(), |path| path.display().to_string());
         let fail = |source| ReadError::Open { path: shown.clone(), source };
         let is_begun = Arc::new(AtomicBool::new(false));
-        let input = match path {
-            Some(path) => Input::File(File::open(path).map_err(fail)?),
-            None => Input::Stdin { timeout: capture.block_timeout, is_begun: Arc::clone(&is_begun) },
+        let fd: OwnedFd = match path {
+            Some(path) => File::open(path).map_err(fail)?.into(),
+            None => io::stdin().as_fd().try_clone_to_owned().map_err(fail)?,
         };
+        let (timeout, begun) = (capture.block_timeout, Arc::clone(&is_begun));
+        let input = Input { file: fd.into(), timeout, is_begun: begun };
         let file = path.map_or("-".to_owned(), |path| {
             let name = path.file_name().unwrap_or(path.as_os_str());
             name.to_string_lossy().into_owned()
@@ -111,6 +121,7 @@ impl ReadThread {
             wait,
             is_described: false,
             offered: Vec::new(),
+            table_bytes: 0,
             cut_packets: 0,
             number: 0,
             last_time_ns: 0,
@@ -119,7 +130,11 @@ impl ReadThread {
         let thread = std::thread::Builder::new()
             .name("read".to_owned())
             .spawn(move || {
-                let result = sending.run(reader).map_err(|error| crate::text(&error));
+                let run = std::panic::AssertUnwindSafe(|| sending.run(reader));
+                let result = match std::panic::catch_unwind(run) {
+                    Ok(result) => result.map_err(|error| crate::text(&error)),
+                    Err(_) => Err("the reading thread panicked".to_owned()),
+                };
                 handover.send(Handed::Ended(result));
             })
             .map_err(ReadError::Thread)?;
@@ -155,30 +170,24 @@ impl Drop for ReadThread {
     }
 }
 
-/// The file. Once its head is read, standard input says `WouldBlock` after the block timeout, so
-/// that what was gathered leaves as it would from a ring.
-enum Input {
-    File(File),
-    Stdin { timeout: Duration, is_begun: Arc<AtomicBool> },
+/// The file. Once its head is read, a pipe says `WouldBlock` after the block timeout, so that what
+/// was gathered leaves as it would from a ring. A regular file is always ready.
+struct Input {
+    file: File,
+    timeout: Duration,
+    is_begun: Arc<AtomicBool>,
 }
 
 impl Read for Input {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Input::File(file) => file.read(out),
-            Input::Stdin { timeout, is_begun } => {
-                let stdin = io::stdin();
-                let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-                let timeout = match is_begun.load(Ordering::Acquire) {
-                    true => PollTimeout::try_from(*timeout).unwrap_or(PollTimeout::ZERO),
-                    false => PollTimeout::NONE,
-                };
-                match poll(&mut fds, timeout) {
-                    Ok(0) => Err(ErrorKind::WouldBlock.into()),
-                    Ok(_) => Ok(nix::unistd::read(stdin.as_fd(), out)?),
-                    Err(error) => Err(error.into()),
-                }
-            }
+        let timeout = match self.is_begun.load(Ordering::Acquire) {
+            true => PollTimeout::try_from(self.timeout).unwrap_or(PollTimeout::ZERO),
+            false => PollTimeout::NONE,
+        };
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            _ => self.file.read(out),
         }
     }
 }
@@ -200,6 +209,7 @@ struct Sending {
     is_described: bool,
     /// Packets read, by interface.
     offered: Vec<u64>,
+    table_bytes: usize,
     cut_packets: u64,
     number: u64,
     last_time_ns: u64,
@@ -222,7 +232,7 @@ impl Sending {
                 Ok(Some(Item::Interface(interface))) => self.add_interface(interface)?,
                 Ok(Some(Item::Packet(packet))) => {
                     self.number += 1;
-                    if !self.push(&packet)? {
+                    if self.pace.is_stopped() || !self.push(&packet)? {
                         return Ok(());
                     }
                 }
@@ -244,6 +254,12 @@ impl Sending {
             Some(expression) => bpf::compile(expression, interface.link_type, self.snaplen)?,
             None => Program::accept_all(self.snaplen),
         };
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let texts = [&interface.description, &interface.filter, &interface.os, &interface.hardware];
+        self.table_bytes += 256 + interface.name.len() + texts.into_iter().map(text).sum::<usize>();
+        if self.table_bytes > TABLE_BYTES_MAX {
+            return Err(ReadError::Table { path: self.path.clone(), interfaces: self.programs.len() + 1 });
+        }
         self.programs.push(program);
         self.offered.push(0);
         let snaplen = match interface.snaplen {
@@ -263,9 +279,6 @@ impl Sending {
         let keep = program.run(packet.data, packet.original_len) as usize;
         if keep == 0 {
             return Ok(true);
-        }
-        if let Some(offered) = self.offered.get_mut(packet.interface as usize) {
-            *offered += 1;
         }
         let data = &packet.data[..packet.data.len().min(keep)];
         if !self.is_described {
@@ -303,6 +316,9 @@ impl Sending {
                     return Err(ReadError::Pack { path: self.path.clone(), number: self.number, source });
                 }
             }
+        }
+        if let Some(offered) = self.offered.get_mut(packet.interface as usize) {
+            *offered += 1;
         }
         self.cut_packets += u64::from((data.len() as u64) < u64::from(packet.original_len));
         self.last_time_ns = packet.time_ns;

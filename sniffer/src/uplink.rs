@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +89,9 @@ pub struct Sender {
     /// Flows of this and the previous connection.
     flows: Vec<Exclusion>,
     include_self: bool,
+    block_timeout: Duration,
+    /// Bytes of the pool in use when starved threads were last woken.
+    used_when_woken: usize,
     detector: Option<FeedbackDetector>,
     handed_bytes: u64,
     captured_bytes: u64,
@@ -126,10 +129,8 @@ impl Sender {
             Packing::Live(fleet) => fleet.thread_count(),
             Packing::File(_) => 1,
         };
-        if let Packing::Live(fleet) = &packing
-            && let Some(monitor) = fleet.monitor()
-        {
-            let fd = monitor.as_fd().as_raw_fd();
+        if let Packing::Live(fleet) = &packing {
+            let fd = fleet.monitor().as_fd().as_raw_fd();
             poll.registry().register(&mut SourceFd(&fd), LINKS, Interest::READABLE)?;
         }
         let agent = crate::AGENT.to_owned();
@@ -157,7 +158,9 @@ impl Sender {
             addresses: VecDeque::new(),
             flows: Vec::new(),
             include_self,
-            detector: (!include_self).then(FeedbackDetector::new),
+            block_timeout: config.block_timeout,
+            used_when_woken: 0,
+            detector: if include_self { None } else { FeedbackDetector::new(config.block_timeout) },
             handed_bytes: 0,
             captured_bytes: 0,
             sent_on_closed: 0,
@@ -206,11 +209,11 @@ impl Sender {
 
     /// Capture stops; what was captured has a bounded time to leave.
     fn begin_stop(&mut self, now: Instant) {
-        match &self.packing {
+        match &mut self.packing {
             Packing::Live(fleet) => fleet.stop(),
             Packing::File(file) => file.stop(),
         }
-        self.stop_at = Some(now + STOP_TIME);
+        self.stop_at.get_or_insert(now + STOP_TIME + self.block_timeout);
     }
 
     fn is_done(&self, now: Instant) -> bool {
@@ -225,7 +228,7 @@ impl Sender {
             return Duration::ZERO;
         }
         let mut until = now + TICK;
-        if self.connection.is_none() {
+        if self.connection.is_none() && self.lookup.is_none() {
             until = until.min(self.retry_at);
         }
         if let Some(detector) = &self.detector {
@@ -257,7 +260,12 @@ impl Sender {
                     }
                     self.uplink.handle_block(block);
                 }
-                Handed::Mark(stream, through_ns) => self.uplink.handle_mark(stream, through_ns),
+                Handed::Mark(stream, through_ns) => {
+                    // It must not overtake blocks that wait in the connection.
+                    if self.connection.as_ref().is_some_and(Connection::is_flushed) {
+                        self.uplink.handle_mark(stream, through_ns);
+                    }
+                }
                 Handed::Report(stream, report) => {
                     self.reports.insert(stream, report);
                 }
@@ -287,7 +295,7 @@ impl Sender {
                 Err(error) => return self.lose(now, cause(error)),
             }
         } else if self.addresses.is_empty() {
-            return self.look_up();
+            return self.look_up(now);
         }
         let Some(address) = self.addresses.pop_front() else {
             return self.lose(now, "the name has no address".to_owned());
@@ -300,7 +308,12 @@ impl Sender {
 
     /// Looks the relay's name up on a thread of its own: a name server may take its time, and
     /// what is captured meanwhile must be taken care of here.
-    fn look_up(&mut self) {
+    fn look_up(&mut self, now: Instant) {
+        if let Ok(address) = self.url.host().parse::<IpAddr>() {
+            self.addresses.push_back(SocketAddr::new(address, self.url.port()));
+            return self.connect_if_due(now);
+        }
+        self.begin_capture(now);
         let (sender, receiver) = channel();
         let (host, port, handover) = (self.url.host().to_owned(), self.url.port(), self.handover.clone());
         std::thread::spawn(move || {
@@ -322,7 +335,12 @@ impl Sender {
         };
         socket.bind(&SocketAddr::new(any, 0).into())?;
         let local_port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
-        self.exclude(address, local_port).map_err(io::Error::other)?;
+        if let Err(text) = self.exclude(address, local_port) {
+            // An interface that would capture nothing, or ourselves: nobody would notice.
+            self.failure.get_or_insert(text.clone());
+            self.begin_stop(now);
+            return Err(io::Error::other(text));
+        }
         match socket.connect(&address.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EINPROGRESS as i32) => {}
@@ -344,7 +362,8 @@ impl Sender {
         self.flows.insert(0, Exclusion::Flow { relay, local_port });
         self.flows.truncate(2);
         let mut exclusions = self.flows.clone();
-        if UdpSocket::bind(SocketAddr::new(relay.ip(), 0)).is_ok() {
+        if Fleet::is_own_address(relay.ip()) {
+            debug!("the relay is on this host: TCP port {} is not captured at all", relay.port());
             exclusions.push(Exclusion::Port(relay.port()));
         }
         fleet.set_exclusions(&exclusions).map_err(|error| crate::text(&error))
@@ -375,7 +394,11 @@ impl Sender {
         let jitter = f64::from(wall_ns() as u32 % 1000) / 1000.0;
         self.retry_at = now + self.retry_time.mul_f64(0.5 + jitter / 2.0);
         self.retry_time = (self.retry_time * 2).min(RETRY_TIME_MAX);
-        // Capture has to begin although there is no connection to keep out of it.
+        self.begin_capture(now);
+    }
+
+    /// Capture begins although there is no connection yet to keep out of it.
+    fn begin_capture(&mut self, now: Instant) {
         if self.flows.is_empty()
             && let Packing::Live(fleet) = &mut self.packing
             && let Err(error) = fleet.set_exclusions(&[])
@@ -467,15 +490,23 @@ impl Sender {
             // A buffer is larger than its block: some rounds may be needed.
             self.uplink.relieve(retained.saturating_sub((used - high).max(retained / 16)));
         }
-        match &self.packing {
-            Packing::Live(fleet) => fleet.buffer_is_free(),
-            Packing::File(file) => file.buffer_is_free(),
+        // Who starves is woken when something became free, or it would wake us in turn, for ever.
+        let used = self.pool.used_bytes();
+        if used <= high || used < self.used_when_woken {
+            match &self.packing {
+                Packing::Live(fleet) => fleet.buffer_is_free(),
+                Packing::File(file) => file.buffer_is_free(),
+            }
         }
+        self.used_when_woken = used;
     }
 
     fn watch_feedback(&mut self, now: Instant) {
         let Some(detector) = &mut self.detector else { return };
         let Packing::Live(fleet) = &self.packing else { return };
+        if detector.is_holding() && self.pool.used_bytes() > self.pool.budget_bytes() / 2 {
+            detector.give_up(now); // finding out must not cost packets
+        }
         let sent = self.connection.as_ref().map_or(0, |one| one.bytes_sent_and_received().0);
         match detector.check(now, self.captured_bytes, self.sent_on_closed + sent) {
             Verdict::Normal | Verdict::Hold => {}
@@ -495,6 +526,7 @@ impl Sender {
 
     /// Closes the connection in order, and sums up.
     fn finish(mut self) -> End {
+        self.take_handed();
         if let Some(connection) = &mut self.connection {
             let now = Instant::now();
             connection.close(now, 1000, "done");

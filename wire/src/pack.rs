@@ -56,6 +56,8 @@ pub struct Packer {
     /// The LZ4 output buffer of the last block that was stored, for the next one.
     spare: Option<Buffer>,
     last_was_stored: bool,
+    /// What the packet that last found no room takes, if that is more than a usual body.
+    wanted_bytes: usize,
     sequence: u64,
     packets_before: u64,
     bytes_before: u64,
@@ -85,6 +87,7 @@ impl Packer {
             gather: None,
             spare: None,
             last_was_stored: false,
+            wanted_bytes: 0,
             sequence: 0,
             packets_before: 0,
             bytes_before: 0,
@@ -120,9 +123,19 @@ impl Packer {
         self.gather.as_ref().map_or(0, |gather| gather.len)
     }
 
-    /// Gets the buffers for the next block, if it has none yet. `false`: none is free.
+    /// Gets the buffers for the next block, if it has none yet; large enough for the packet that
+    /// last found no room. `false`: none is free.
     pub fn prepare(&mut self) -> bool {
-        self.prepare_for(self.body_bytes)
+        self.prepare_for(self.body_bytes.max(self.wanted_bytes))
+    }
+
+    /// Gives back the buffers of a block that nothing was gathered into, so that an idle stream
+    /// holds none.
+    pub fn release_if_idle(&mut self) {
+        if !self.is_under_way() {
+            self.gather = None;
+            self.spare = None;
+        }
     }
 
     fn prepare_for(&mut self, body_bytes: usize) -> bool {
@@ -134,6 +147,13 @@ impl Packer {
                 let Some(buffer) = self.pool.take(bytes) else { return false };
                 self.spare = Some(buffer);
             }
+        }
+        if self
+            .gather
+            .as_ref()
+            .is_some_and(|gather| gather.packet_count == 0 && gather.buffer.len() < HEADER_BYTES + body_bytes)
+        {
+            self.gather = None; // too small for the packet that waits
         }
         if self.gather.is_none() {
             let Some(buffer) = self.pool.take(HEADER_BYTES + body_bytes) else { return false };
@@ -214,9 +234,7 @@ impl Packer {
             return Err(PackError::Full);
         }
         let body_bytes = self.body_bytes.max(total);
-        if self.gather.as_ref().is_some_and(|gather| gather.buffer.len() < HEADER_BYTES + body_bytes) {
-            self.gather = None; // too small for this one packet
-        }
+        self.wanted_bytes = body_bytes;
         if self.prepare_for(body_bytes) { Ok(()) } else { Err(PackError::NoBuffer) }
     }
 
@@ -226,6 +244,7 @@ impl Packer {
             return None;
         }
         let mut gather = self.gather.take()?;
+        self.wanted_bytes = 0;
         let body_len = gather.len;
         let compressed = self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]);
         self.last_was_stored = compressed.is_none();

@@ -218,7 +218,9 @@ impl Connection {
 
     /// Whether there is something to do without a further event.
     pub fn is_ready(&self) -> bool {
-        (self.readable && !self.wants_buffer) || (self.writable && self.wants_to_send())
+        // While TCP is connecting there is nothing to read, and an event will tell.
+        let connecting = matches!(self.phase, Phase::ClientHandshake { connected: false, .. });
+        (self.readable && !self.wants_buffer && !connecting) || (self.writable && self.wants_to_send())
     }
 
     /// Whether messages flow.
