@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::block::{Epoch, PackedBlock};
+use crate::block::{Epoch, Kind, PackedBlock};
 use crate::ledger::{Losses, Stage};
 use crate::message::{Control, Envelope, PROTOCOL, Role, StreamAck};
 
@@ -187,8 +187,6 @@ impl Uplink {
             }
         }
         while self.totals.retained_bytes > target_bytes {
-            // Descriptions and last blocks are small, and without them the rest cannot be read.
-            let is_droppable = |one: &Retained| one.block.header().packet_count > 0 && !one.in_flight;
             let oldest = self.streams.iter().filter_map(|(number, stream)| {
                 let at = stream.retained.iter().position(is_droppable)?;
                 Some((stream.retained[at].arrival, *number, at))
@@ -392,6 +390,13 @@ impl Uplink {
     }
 }
 
+/// Whether a block may go when memory is short. Descriptions and the end are small and few, and
+/// without them the rest cannot be read; reports go like packets, for the next says it all.
+fn is_droppable(one: &Retained) -> bool {
+    let header = one.block.header();
+    !one.in_flight && !header.end && header.kind != Kind::Description
+}
+
 /// A retained block is let go: its bytes count no more.
 fn forget(totals: &mut UplinkTotals, one: &Retained) {
     let bytes = one.block.bytes().len();
@@ -485,6 +490,18 @@ mod tests {
         connect(&mut uplink);
         ack(&mut uplink, 1, 0).expect("plausible");
         assert_eq!(sent(&mut uplink), [(3, false), (4, false), (5, false)]);
+    }
+
+    #[test]
+    fn reports_of_a_long_outage_stay_within_memory() {
+        let (mut packer, mut uplink) = (packer(), streaming(5_000));
+        uplink.handle_disconnected();
+        for _ in 0..500 {
+            let report = crate::ledger::Report::default();
+            uplink.handle_block(packer.seal_json(Kind::Report, &report, 0, false).expect("room"));
+        }
+        assert!(uplink.totals().retained_bytes <= 5_000);
+        assert_eq!(uplink.lost(0), Losses::default());
     }
 
     #[test]
