@@ -81,6 +81,9 @@ struct Stream {
     sent: u64,
     received: u64,
     lost: Losses,
+    /// Dropped while nobody knew whether the relay had received them before the cut: sequence,
+    /// packets and bytes. The next acknowledgement tells.
+    doubtful: Vec<(u64, u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -149,6 +152,7 @@ impl Uplink {
             sent: 0,
             received: 0,
             lost: Losses::default(),
+            doubtful: Vec::new(),
         });
         entry.announcement = announcement;
         entry.announced = false;
@@ -195,7 +199,12 @@ impl Uplink {
             let Some(stream) = self.streams.get_mut(&number) else { return };
             let Some(dropped) = stream.retained.remove(at) else { return };
             let header = dropped.block.header();
-            stream.lost.add(Stage::NoBuffer, header.packet_count.into(), header.byte_count.into());
+            let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
+            if dropped.was_sent && stream.awaits_ack {
+                stream.doubtful.push((header.sequence, packets, bytes));
+            } else {
+                stream.lost.add(Stage::NoBuffer, packets, bytes);
+            }
             forget(&mut self.totals, &dropped);
         }
     }
@@ -275,6 +284,11 @@ impl Uplink {
             return Err(UplinkError::Ack { stream: ack.stream, found, sent: stream.sent });
         }
         stream.received = ack.received;
+        for (sequence, packets, bytes) in stream.doubtful.drain(..) {
+            if sequence >= ack.received {
+                stream.lost.add(Stage::NoBuffer, packets, bytes);
+            }
+        }
         stream.awaits_ack = false;
         while stream.retained.front().is_some_and(|first| first.block.header().sequence < ack.settled) {
             let Some(first) = stream.retained.pop_front() else { break };
@@ -384,7 +398,8 @@ impl Uplink {
         self.totals
     }
 
-    /// What was lost here, of one stream.
+    /// What was lost here, of one stream. A block that was sent before a cut and dropped after it
+    /// counts once the relay has said that it does not have it.
     pub fn lost(&self, stream: u32) -> Losses {
         self.streams.get(&stream).map(|stream| stream.lost.clone()).unwrap_or_default()
     }
@@ -486,10 +501,27 @@ mod tests {
         uplink.handle_disconnected();
         uplink.handle_block(block(&mut packer, 1000));
         uplink.handle_block(block(&mut packer, 1000));
-        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 2);
         connect(&mut uplink);
         ack(&mut uplink, 1, 0).expect("plausible");
+        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 2);
         assert_eq!(sent(&mut uplink), [(3, false), (4, false), (5, false)]);
+    }
+
+    #[test]
+    fn what_the_relay_had_before_a_cut_is_not_counted_as_lost() {
+        let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
+        for _ in 0..3 {
+            uplink.handle_block(block(&mut packer, 1000));
+        }
+        assert_eq!(sent(&mut uplink).len(), 3);
+        uplink.handle_disconnected();
+        for _ in 0..2 {
+            uplink.handle_block(block(&mut packer, 1000));
+        }
+        assert_eq!(uplink.lost(0), Losses::default(), "nobody knows yet");
+        connect(&mut uplink);
+        ack(&mut uplink, 1, 1).expect("plausible");
+        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 1, "block 1; the relay had block 0");
     }
 
     #[test]
