@@ -84,6 +84,10 @@ struct Stream {
     /// Dropped while nobody knew whether the relay had received them before the cut: sequence,
     /// packets and bytes. The next acknowledgement tells.
     doubtful: Vec<(u64, u64, u64)>,
+    /// The last description that is not retained any more: a relay that starts anew needs it.
+    description: Option<PackedBlock>,
+    /// The last block has been settled.
+    done: bool,
 }
 
 #[derive(Debug)]
@@ -153,6 +157,8 @@ impl Uplink {
             received: 0,
             lost: Losses::default(),
             doubtful: Vec::new(),
+            description: None,
+            done: false,
         });
         entry.announcement = announcement;
         entry.announced = false;
@@ -184,10 +190,12 @@ impl Uplink {
                 && stream
                     .retained
                     .front()
-                    .is_some_and(|first| first.block.header().sequence < stream.received)
+                    .map(|first| first.block.header())
+                    .is_some_and(|header| header.sequence < stream.received && !header.end)
             {
                 let Some(first) = stream.retained.pop_front() else { break };
                 forget(&mut self.totals, &first);
+                stream.keep_description(first.block);
             }
         }
         while self.totals.retained_bytes > target_bytes {
@@ -289,18 +297,32 @@ impl Uplink {
                 stream.lost.add(Stage::NoBuffer, packets, bytes);
             }
         }
-        stream.awaits_ack = false;
+        if std::mem::take(&mut stream.awaits_ack)
+            && let Some(description) = &stream.description
+            && description.header().sequence >= ack.received
+            && let sequence = description.header().sequence
+            && let Err(at) =
+                stream.retained.binary_search_by_key(&sequence, |one| one.block.header().sequence)
+        {
+            // A relay that started anew: it was settled with the former.
+            let block = description.clone();
+            self.totals.retained_bytes += block.bytes().len();
+            stream.retained.insert(at, Retained { block, arrival: 0, was_sent: true, in_flight: false });
+            self.unsent.push_front((0, ack.stream, sequence));
+        }
         while stream.retained.front().is_some_and(|first| first.block.header().sequence < ack.settled) {
             let Some(first) = stream.retained.pop_front() else { break };
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
+            stream.done |= first.block.header().end;
             forget(&mut self.totals, &first);
+            stream.keep_description(first.block);
         }
         Ok(())
     }
 
     fn announce(&mut self, number: u32) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        if !stream.announced {
+        if !stream.announced && !stream.done {
             stream.announced = true;
             let Announcement { interfaces, filter, opened_ns } = stream.announcement.clone();
             self.control.push_back(Control::Stream { stream: number, interfaces, filter, opened_ns });
@@ -402,6 +424,14 @@ impl Uplink {
     /// counts once the relay has said that it does not have it.
     pub fn lost(&self, stream: u32) -> Losses {
         self.streams.get(&stream).map(|stream| stream.lost.clone()).unwrap_or_default()
+    }
+}
+
+impl Stream {
+    fn keep_description(&mut self, block: PackedBlock) {
+        if block.header().kind == Kind::Description {
+            self.description = Some(block);
+        }
     }
 }
 
@@ -534,6 +564,23 @@ mod tests {
         }
         assert!(uplink.totals().retained_bytes <= 5_000);
         assert_eq!(uplink.lost(0), Losses::default());
+    }
+
+    #[test]
+    fn a_relay_that_starts_anew_is_given_the_last_description() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        let description = crate::description::Description::default();
+        uplink.handle_block(packer.seal_json(Kind::Description, &description, 0, false).expect("room"));
+        uplink.handle_block(block(&mut packer, 10));
+        assert_eq!(sent(&mut uplink).len(), 2);
+        ack(&mut uplink, 2, 2).expect("plausible");
+        uplink.handle_disconnected();
+        uplink.handle_block(block(&mut packer, 10));
+        connect(&mut uplink);
+        ack(&mut uplink, 0, 0).expect("plausible");
+        assert_eq!(sent(&mut uplink), [(0, true), (2, false)]);
+        ack(&mut uplink, 3, 3).expect("plausible");
+        assert!(uplink.is_settled());
     }
 
     #[test]
