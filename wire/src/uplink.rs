@@ -369,9 +369,11 @@ impl Uplink {
         None
     }
 
-    /// Queues a time mark of an idle stream, if somebody wants it and nothing of the stream waits.
+    /// Queues a time mark of an idle stream, if somebody wants it and the relay has all of the
+    /// stream: the mark would overtake blocks that wait in the connection.
     pub fn handle_mark(&mut self, stream: u32, complete_through_ns: u64) {
-        let idle = self.unsent.is_empty() && self.state == State::Streaming;
+        let is_received = self.streams.get(&stream).is_some_and(|stream| stream.received == stream.sent);
+        let idle = self.unsent.is_empty() && is_received && self.state == State::Streaming;
         if self.takers.1 && idle {
             self.control.push_back(Control::Mark { epoch: self.epoch, stream, complete_through_ns });
         }
@@ -581,6 +583,19 @@ mod tests {
         assert_eq!(sent(&mut uplink), [(0, true), (2, false)]);
         ack(&mut uplink, 3, 3).expect("plausible");
         assert!(uplink.is_settled());
+    }
+
+    #[test]
+    fn a_mark_waits_until_the_relay_has_what_was_sent() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        uplink.handle_control(Control::Takers { viewers: 1, marks: true }, 0).expect("in turn");
+        uplink.handle_block(block(&mut packer, 10));
+        assert_eq!(sent(&mut uplink).len(), 1);
+        uplink.handle_mark(0, 7);
+        assert!(uplink.poll_control().is_none(), "it would overtake the block in the connection");
+        ack(&mut uplink, 1, 0).expect("plausible");
+        uplink.handle_mark(0, 7);
+        assert!(matches!(uplink.poll_control(), Some(Control::Mark { .. })));
     }
 
     #[test]
