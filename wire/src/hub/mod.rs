@@ -26,7 +26,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::block::{BlockError, Epoch, Kind, PackedBlock, StreamKey};
+use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::ledger::Stage;
 use crate::message::{Control, Envelope, Selection, StreamAck, StreamStatus};
 pub use selection::{Matcher, SelectionError};
@@ -124,6 +124,8 @@ enum State {
     Live,
     /// The publisher's connection is lost, since this time of the caller's clock, in ms.
     Away(u64),
+    /// It stayed away for too long; it is live again if it comes back after all.
+    GivenUp,
     Ended,
 }
 
@@ -134,6 +136,8 @@ struct Stream {
     publisher: Option<PeerId>,
     /// The last description block, for those who join.
     description: Option<Bytes>,
+    /// The last block, for those who were behind when it came.
+    end: Option<PackedBlock>,
     /// Blocks received: the next sequence expected. `None` before the first.
     next_sequence: Option<u64>,
     settled: u64,
@@ -257,7 +261,11 @@ impl Hub {
         if publisher.is_paced {
             self.tell_windows();
         }
-        for stream in self.streams.values_mut().filter(|stream| stream.publisher == Some(peer)) {
+        let of_peer = |(_, stream): &(&StreamKey, &Stream)| stream.publisher == Some(peer);
+        let mut keys: Vec<StreamKey> = self.streams.iter().filter(of_peer).map(|(key, _)| *key).collect();
+        keys.sort_unstable(); // told in the same order by every run
+        for key in keys {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
             stream.publisher = None;
             if stream.state != State::Live {
                 continue;
@@ -266,7 +274,7 @@ impl Hub {
             let is_worker = |peer: &PeerId| self.viewers.get(peer).is_some_and(Viewer::is_worker);
             for to in stream.subscribers.iter().copied().filter(is_worker) {
                 let status = StreamStatus { state: AWAY.to_owned(), ..stream.status.clone() };
-                let control = Control::Join { status, next_sequence: stream.next_sequence.unwrap_or(0) };
+                let control = Control::Join { status, next_sequence: 0 };
                 self.outputs.push_back(Output::Control { to, control });
             }
         }
@@ -339,12 +347,14 @@ impl Hub {
             state: State::Live,
             publisher: None,
             description: None,
+            end: None,
             next_sequence: (next_sequence > 0).then_some(next_sequence),
             settled: next_sequence,
             pending: VecDeque::new(),
             subscribers: Vec::new(),
         });
         let former = stream.publisher.replace(peer);
+        let is_revived = stream.state == State::GivenUp;
         if stream.state != State::Ended {
             stream.state = State::Live;
         }
@@ -354,22 +364,43 @@ impl Hub {
             viewers: stream.status.viewers,
             ..status
         };
-        if former != Some(peer) {
-            let next_sequence = stream.next_sequence.unwrap_or(0);
-            let status = stream.status.clone();
-            for viewer in stream.subscribers.clone() {
-                if self.viewers.get(&viewer).is_some_and(Viewer::is_worker) {
-                    let control = Control::Join { status: status.clone(), next_sequence };
-                    self.outputs.push_back(Output::Control { to: viewer, control });
-                }
-                self.taker_joined(peer, viewer);
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
+            if is_worker && former != Some(peer) {
+                self.tell(to, Control::Join { status: status.clone(), next_sequence: 0 });
             }
+            if former != Some(peer) {
+                self.taker_joined(peer, to);
+            }
+        }
+        if is_revived {
+            self.ended.retain(|ended| *ended != key);
+        }
+        if is_revived {
+            self.join_again(key, 0);
         }
         let mut viewers: Vec<PeerId> = self.viewers.keys().copied().collect();
         viewers.sort_unstable();
         for viewer in viewers {
             self.join(viewer, key);
         }
+    }
+
+    /// Tells those who have joined a stream that it is live again, or where it begins after all.
+    fn join_again(&mut self, key: StreamKey, next_sequence: u64) {
+        let Some(stream) = self.streams.get(&key) else { return };
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let Some(viewer) = self.viewers.get_mut(&to) else { continue };
+            viewer.revive(key);
+            self.tell(to, Control::Join { status: status.clone(), next_sequence });
+        }
+    }
+
+    /// Queues a control message.
+    fn tell(&mut self, to: PeerId, control: Control) {
+        self.outputs.push_back(Output::Control { to, control });
     }
 
     /// Joins a viewer to a stream if it wants it and has not joined yet.
@@ -382,20 +413,24 @@ impl Hub {
             .publisher
             .and_then(|publisher| self.publishers.get(&publisher))
             .is_some_and(|publisher| publisher.is_worker);
-        if stream.state == State::Ended || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
+        let is_over = matches!(stream.state, State::Ended | State::GivenUp);
+        if is_over || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
             return false;
         }
         stream.subscribers.push(peer);
         stream.status.viewers = stream.subscribers.len() as u32;
         let next_sequence = stream.next_sequence.unwrap_or(0);
-        let control = Control::Join { status: stream.status.clone(), next_sequence };
-        self.outputs.push_back(Output::Control { to: peer, control });
+        let join = Control::Join { status: stream.status.clone(), next_sequence };
+        let has_description = stream.description.is_some();
         if let Some(description) = &stream.description {
-            viewer.push_replay(description.clone());
-            self.outputs.push_back(Output::Data { to: peer });
+            viewer.push_replay(key, description.clone());
         }
         if let Some(publisher) = stream.publisher {
             self.taker_joined(publisher, peer);
+        }
+        self.tell(peer, join);
+        if has_description {
+            self.outputs.push_back(Output::Data { to: peer });
         }
         true
     }
@@ -435,7 +470,7 @@ impl Hub {
             publisher.acks_due.insert(key.stream);
             self.acks_due.insert(peer);
         }
-        let first = stream.next_sequence.is_none();
+        let is_started = stream.next_sequence.is_some();
         let next = stream.next_sequence.unwrap_or(header.sequence);
         if header.sequence < next {
             self.totals.duplicates += 1;
@@ -456,6 +491,8 @@ impl Hub {
             packets: header.packets_before - stream.status.packets,
             bytes: header.bytes_before - stream.status.bytes,
         };
+        let Some(publisher) = self.publishers.get(&peer) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         stream.next_sequence = Some(header.sequence + 1);
         stream.status.packets = header.packets_before + u64::from(header.packet_count);
         stream.status.bytes = header.bytes_before + u64::from(header.byte_count);
@@ -464,10 +501,11 @@ impl Hub {
         }
         if header.end {
             stream.state = State::Ended;
+            stream.end = Some(block.clone());
         }
         let subscribers = stream.subscribers.clone();
         let upstream_told = publisher.is_worker;
-        if !first && gap.next_sequence > gap.first_sequence && !upstream_told {
+        if is_started && gap.next_sequence > gap.first_sequence && !upstream_told {
             // The sniffer numbers before it queues: what does not come was dropped there.
             self.tell_gap(&subscribers, key, gap, Stage::NoBuffer);
         }
@@ -493,22 +531,61 @@ impl Hub {
             self.totals.packets_skipped += u64::from(block.header().packet_count);
             return false;
         }
-        if let Some((notice, stage)) = viewer.end_skip(key) {
-            self.outputs.push_back(Output::Control { to: peer, control: notice.control(key, stage) });
-            let description = self.streams.get(&key).and_then(|stream| stream.description.clone());
-            if let Some(description) = description {
-                viewer.push_replay(description); // it may have been among the skipped
-            }
-        }
-        if viewer.push(block) {
+        self.end_skip(peer, key, block.header().sequence);
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
+        let was_empty = viewer.is_empty();
+        viewer.push(block);
+        if was_empty {
             self.outputs.push_back(Output::Data { to: peer });
         }
         true
     }
 
+    /// A stream goes on for a viewer at `next_sequence`: it is told what does not come, and gets
+    /// the description again, which may have been among that.
+    fn end_skip(&mut self, peer: PeerId, key: StreamKey, next_sequence: u64) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        let Some(gaps) = viewer.end_skip(key) else { return };
+        if let Some(description) = self.streams.get(&key).and_then(|stream| stream.description.clone()) {
+            let was_empty = viewer.is_empty();
+            viewer.push_replay(key, description);
+            if was_empty {
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+        }
+        for (mut gap, stage) in gaps {
+            gap.next_sequence = gap.next_sequence.min(next_sequence);
+            if gap.first_sequence < gap.next_sequence {
+                self.tell(peer, gap.control(key, stage));
+            }
+        }
+    }
+
+    /// A viewer has caught up: streams that ended while it was behind end for it, too.
+    fn finish_skipped(&mut self, peer: PeerId) {
+        let Some(viewer) = self.viewers.get(&peer) else { return };
+        for key in viewer.skipped() {
+            let Some(end) = self.streams.get(&key).and_then(|stream| stream.end.clone()) else { continue };
+            self.end_skip(peer, key, end.header().sequence);
+            if let Some(viewer) = self.viewers.get_mut(&peer) {
+                viewer.push_replay(key, end.bytes().clone());
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+        }
+    }
+
+    /// Tells a viewer of streams given up, once their blocks have gone.
+    fn tell_gone(&mut self, peer: PeerId) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        for (key, reason) in viewer.take_gone() {
+            self.end_skip(peer, key, u64::MAX);
+            self.tell(peer, Control::Gone { key, reason });
+        }
+    }
+
     fn tell_gap(&mut self, subscribers: &[PeerId], key: StreamKey, gap: Gap, stage: Stage) {
         for to in subscribers.iter().copied() {
-            self.outputs.push_back(Output::Control { to, control: gap.control(key, stage) });
+            self.tell(to, gap.control(key, stage));
         }
     }
 
@@ -517,7 +594,7 @@ impl Hub {
         let Control::Skipped { key, .. } = control else { return };
         let Some(stream) = self.streams.get(key) else { return };
         for to in stream.subscribers.clone() {
-            self.outputs.push_back(Output::Control { to, control: control.clone() });
+            self.tell(to, control.clone());
         }
     }
 
@@ -539,9 +616,6 @@ impl Hub {
 
     /// A stream has ended: it stays listed for a while.
     fn handle_ended(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get_mut(&key) {
-            stream.state = State::Ended;
-        }
         self.ended.push_back(key);
         while self.ended.len() > ENDED_STREAMS_MAX {
             // The oldest that nobody waits for; the queue is short and this is rare.
@@ -569,8 +643,9 @@ impl Hub {
             State::Away(since) => now_ms.saturating_sub(since) >= limit_ms,
             _ => false,
         };
-        let keys: Vec<StreamKey> =
+        let mut keys: Vec<StreamKey> =
             self.streams.iter().filter(|(_, stream)| gone(stream)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
         for key in keys {
             let reason = format!("its sniffer has been away for {} s", limit_ms / 1000);
             self.give_up(key, &reason);
@@ -579,20 +654,28 @@ impl Hub {
 
     /// A stream is given up: its viewers are told, and it counts as ended.
     pub fn give_up(&mut self, key: StreamKey, reason: &str) {
-        let Some(stream) = self.streams.get(&key) else { return };
-        if stream.state == State::Ended {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if matches!(stream.state, State::Ended | State::GivenUp) {
             return;
         }
+        stream.state = State::GivenUp;
         for to in stream.subscribers.clone() {
-            let control = Control::Gone { key, reason: reason.to_owned() };
-            self.outputs.push_back(Output::Control { to, control });
+            if let Some(viewer) = self.viewers.get_mut(&to) {
+                viewer.give_up(key, reason.to_owned());
+            }
+            self.tell_gone(to);
         }
         self.handle_ended(key);
     }
 
     /// The next data message for a viewer: envelope and shared block.
     pub fn poll_data(&mut self, peer: PeerId) -> Option<(Envelope, Bytes)> {
-        let delivery = self.viewers.get_mut(&peer)?.pop()?;
+        let viewer = self.viewers.get_mut(&peer)?;
+        let Some(delivery) = viewer.pop() else {
+            self.finish_skipped(peer);
+            self.tell_gone(peer);
+            return None;
+        };
         self.totals.blocks_out += 1;
         self.totals.bytes_out += delivery.bytes.len() as u64;
         Some((Envelope::default(), delivery.bytes))
@@ -604,6 +687,7 @@ impl Hub {
         for (key, sequence) in viewer.settle(data_sent) {
             self.serve(key, sequence);
         }
+        self.tell_gone(peer);
     }
 
     /// A downstream worker has settled its blocks of one stream below `settled`.
@@ -711,7 +795,7 @@ impl Hub {
     ///
     /// `false`: no viewer has anything queued.
     pub fn shed(&mut self) -> bool {
-        let longest = self.viewers.iter().max_by_key(|(_, viewer)| viewer.queued_bytes());
+        let longest = self.viewers.iter().max_by_key(|(peer, viewer)| (viewer.queued_bytes(), **peer));
         let Some((peer, _)) = longest.filter(|(_, viewer)| viewer.queued_bytes() > 0) else { return false };
         let peer = *peer;
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
@@ -720,6 +804,8 @@ impl Hub {
             self.totals.packets_skipped += packets;
             self.serve(key, sequence);
         }
+        self.outputs.push_back(Output::Data { to: peer }); // ends may have been dropped
+        self.tell_gone(peer);
         true
     }
 
@@ -738,7 +824,7 @@ impl Hub {
                 let state = match stream.state {
                     State::Live => "live",
                     State::Away(_) => AWAY,
-                    State::Ended => "ended",
+                    State::Ended | State::GivenUp => "ended",
                 };
                 StreamStatus { state: state.to_owned(), ..stream.status.clone() }
             })
@@ -750,6 +836,11 @@ impl Hub {
     /// Counters.
     pub fn totals(&self) -> HubTotals {
         self.totals
+    }
+
+    /// Bytes of blocks that wait here for a viewer or another worker.
+    pub fn queued_bytes(&self, peer: PeerId) -> Option<usize> {
+        self.viewers.get(&peer).map(Viewer::queued_bytes)
     }
 
     /// Publishers and viewers now, workers aside.
@@ -770,6 +861,23 @@ struct Gap {
 }
 
 impl Gap {
+    /// One block.
+    fn of(header: &Header) -> Self {
+        Self {
+            first_sequence: header.sequence,
+            next_sequence: header.sequence + 1,
+            packets: header.packet_count.into(),
+            bytes: header.byte_count.into(),
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.first_sequence = self.first_sequence.min(more.first_sequence);
+        self.next_sequence = self.next_sequence.max(more.next_sequence);
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
+
     fn control(self, key: StreamKey, stage: Stage) -> Control {
         let Gap { first_sequence, next_sequence, packets, bytes } = self;
         Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage }
