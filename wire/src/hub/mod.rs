@@ -178,6 +178,8 @@ pub struct Hub {
     takers_changed: BTreeSet<PeerId>,
     /// Publishers that are owed an acknowledgement.
     acks_due: BTreeSet<PeerId>,
+    /// The caller's clock as last told.
+    now_ms: u64,
     totals: HubTotals,
 }
 
@@ -193,6 +195,7 @@ impl Hub {
             outputs: VecDeque::new(),
             takers_changed: BTreeSet::new(),
             acks_due: BTreeSet::new(),
+            now_ms: 0,
             totals: HubTotals::default(),
         }
     }
@@ -205,7 +208,7 @@ impl Hub {
         for peer in older {
             let reason = "a newer connection of the same sniffer took over".to_owned();
             self.outputs.push_back(Output::Close { peer, reason });
-            self.remove_publisher(peer, 0);
+            self.remove_publisher(peer, self.now_ms);
         }
         self.publishers.insert(peer, Publisher::new(name, epoch, address, false));
     }
@@ -231,6 +234,7 @@ impl Hub {
 
     /// A connection is gone, whatever it was. `now_ms` is any clock that does not go back.
     pub fn remove_peer(&mut self, peer: PeerId, now_ms: u64) {
+        self.now_ms = now_ms;
         self.remove_viewer(peer);
         self.remove_publisher(peer, now_ms);
     }
@@ -639,6 +643,7 @@ impl Hub {
 
     /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told.
     pub fn handle_timeout(&mut self, now_ms: u64, limit_ms: u64) {
+        self.now_ms = now_ms;
         let gone = |stream: &Stream| match stream.state {
             State::Away(since) => now_ms.saturating_sub(since) >= limit_ms,
             _ => false,

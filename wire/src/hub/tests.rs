@@ -260,6 +260,15 @@ fn a_sniffer_that_stays_away_is_given_up() {
     assert_eq!(sequences(&mut hub, VIEWER), [1]);
 }
 
+#[test]
+fn a_sniffer_that_reconnects_is_not_given_up_before_it_announces() {
+    let mut hub = hub(1 << 20);
+    hub.handle_timeout(1_000_000, 60_000);
+    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.handle_timeout(1_000_100, 60_000);
+    assert_eq!(hub.list()[0].state, "away");
+}
+
 fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
     let of_notice = |output| match output {
         Output::Control {
