@@ -402,8 +402,12 @@ impl Hub {
         }
     }
 
-    /// Queues a control message.
+    /// Queues a control message. What waits for that peer is held back until it is out: a notice
+    /// must not come after the block it explains.
     fn tell(&mut self, to: PeerId, control: Control) {
+        if let Some(viewer) = self.viewers.get_mut(&to) {
+            viewer.controls_due += 1;
+        }
         self.outputs.push_back(Output::Control { to, control });
     }
 
@@ -676,6 +680,9 @@ impl Hub {
     /// The next data message for a viewer: envelope and shared block.
     pub fn poll_data(&mut self, peer: PeerId) -> Option<(Envelope, Bytes)> {
         let viewer = self.viewers.get_mut(&peer)?;
+        if viewer.controls_due > 0 {
+            return None; // they go first, and then wake the connection again
+        }
         let Some(delivery) = viewer.pop() else {
             self.finish_skipped(peer);
             self.tell_gone(peer);
@@ -817,7 +824,13 @@ impl Hub {
     /// What the hub wants done next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.tell_takers();
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front()?;
+        if let Output::Control { to, .. } = &output
+            && let Some(viewer) = self.viewers.get_mut(to)
+        {
+            viewer.controls_due = viewer.controls_due.saturating_sub(1);
+        }
+        Some(output)
     }
 
     /// Every stream, by sniffer name and number.

@@ -323,6 +323,16 @@ fn an_end_that_is_shed_comes_when_there_is_room() {
 }
 
 #[test]
+fn blocks_wait_for_the_notices_before_them() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
+    outputs(&mut hub);
+    assert!(hub.poll_data(VIEWER).is_some());
+}
+
+#[test]
 fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     let (mut owner, mut packer) = (hub(1 << 20), packer());
     let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });

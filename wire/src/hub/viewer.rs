@@ -37,6 +37,8 @@ pub(super) struct Viewer {
     skips: HashMap<StreamKey, Vec<(Gap, Stage)>>,
     /// Streams given up whose queued blocks go first, and why.
     gone: Vec<(StreamKey, String)>,
+    /// Control messages for this peer that the hub has not handed out yet.
+    pub controls_due: usize,
     worker_takers: (u32, bool),
 }
 
@@ -53,6 +55,7 @@ impl Viewer {
             joined: HashSet::new(),
             skips: HashMap::new(),
             gone: Vec::new(),
+            controls_due: 0,
             worker_takers: (0, false),
         }
     }
