@@ -358,6 +358,7 @@ impl Hub {
             subscribers: Vec::new(),
         });
         let former = stream.publisher.replace(peer);
+        let has_grown = stream.status.interfaces != status.interfaces;
         let is_revived = stream.state == State::GivenUp;
         if stream.state != State::Ended {
             stream.state = State::Live;
@@ -371,7 +372,7 @@ impl Hub {
         let status = stream.status.clone();
         for to in stream.subscribers.clone() {
             let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
-            if is_worker && former != Some(peer) {
+            if is_worker && (former != Some(peer) || has_grown) {
                 self.tell(to, Control::Join { status: status.clone(), next_sequence: 0 });
             }
             if former != Some(peer) {

@@ -333,6 +333,21 @@ fn blocks_wait_for_the_notices_before_them() {
 }
 
 #[test]
+fn another_worker_learns_that_a_table_has_grown() {
+    let mut owner = hub(1 << 20);
+    owner.add_worker(OTHER, 1 << 20);
+    for interfaces in [vec!["eth0".to_owned()], vec!["eth0".to_owned(), "eth1".to_owned()]] {
+        owner.handle_stream(SNIFFER, 0, interfaces, None, 5).expect("a publisher");
+    }
+    let joins = outputs(&mut owner);
+    let grown = |output: &Output| {
+        matches!(output, Output::Control { to: OTHER, control: Control::Join { status, .. } }
+            if status.interfaces.len() == 2)
+    };
+    assert!(joins.iter().any(grown), "{joins:?}");
+}
+
+#[test]
 fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     let (mut owner, mut packer) = (hub(1 << 20), packer());
     let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
