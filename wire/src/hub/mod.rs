@@ -37,6 +37,9 @@ const STREAMS_PER_PUBLISHER_MAX: usize = 4096;
 /// Ended streams that are still listed, at most.
 const ENDED_STREAMS_MAX: usize = 256;
 
+/// Notices of one stream that wait for their gap, at most.
+const NOTICES_MAX: usize = 4096;
+
 /// State of a stream whose sniffer's connection is lost.
 const AWAY: &str = "away";
 
@@ -138,6 +141,8 @@ struct Stream {
     description: Option<Bytes>,
     /// The last block, for those who were behind when it came.
     end: Option<PackedBlock>,
+    /// Notices of an upstream worker about blocks still to come, for viewers that join before.
+    notices: VecDeque<Control>,
     /// Blocks received: the next sequence expected. `None` before the first.
     next_sequence: Option<u64>,
     settled: u64,
@@ -352,6 +357,7 @@ impl Hub {
             publisher: None,
             description: None,
             end: None,
+            notices: VecDeque::new(),
             next_sequence: (next_sequence > 0).then_some(next_sequence),
             settled: next_sequence,
             pending: VecDeque::new(),
@@ -429,7 +435,8 @@ impl Hub {
         stream.subscribers.push(peer);
         stream.status.viewers = stream.subscribers.len() as u32;
         let next_sequence = stream.next_sequence.unwrap_or(0);
-        let join = Control::Join { status: stream.status.clone(), next_sequence };
+        let mut controls = vec![Control::Join { status: stream.status.clone(), next_sequence }];
+        controls.extend(stream.notices.iter().cloned());
         let has_description = stream.description.is_some();
         if let Some(description) = &stream.description {
             viewer.push_replay(key, description.clone());
@@ -437,7 +444,9 @@ impl Hub {
         if let Some(publisher) = stream.publisher {
             self.taker_joined(publisher, peer);
         }
-        self.tell(peer, join);
+        for control in controls {
+            self.tell(peer, control);
+        }
         if has_description {
             self.outputs.push_back(Output::Data { to: peer });
         }
@@ -503,6 +512,11 @@ impl Hub {
         let Some(publisher) = self.publishers.get(&peer) else { return Ok(()) };
         let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         stream.next_sequence = Some(header.sequence + 1);
+        let is_past = |notice: &Control| match notice {
+            Control::Skipped { next_sequence, .. } => *next_sequence <= header.sequence + 1,
+            _ => true,
+        };
+        stream.notices.retain(|notice| !is_past(notice));
         stream.status.packets = header.packets_before + u64::from(header.packet_count);
         stream.status.bytes = header.bytes_before + u64::from(header.byte_count);
         if header.kind == Kind::Description {
@@ -601,7 +615,10 @@ impl Hub {
     /// An upstream worker says that blocks do not come; our viewers are told.
     pub fn handle_skipped(&mut self, control: &Control) {
         let Control::Skipped { key, .. } = control else { return };
-        let Some(stream) = self.streams.get(key) else { return };
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.notices.len() < NOTICES_MAX {
+            stream.notices.push_back(control.clone());
+        }
         for to in stream.subscribers.clone() {
             self.tell(to, control.clone());
         }

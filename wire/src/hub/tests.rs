@@ -333,6 +333,21 @@ fn blocks_wait_for_the_notices_before_them() {
 }
 
 #[test]
+fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
+    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
+    let (owner, mut packer) = (PeerId(100), packer());
+    far.add_worker(owner, 1 << 20);
+    let key = packer.key();
+    far.handle_join(owner, StreamStatus { key, ..StreamStatus::default() }, 0);
+    far.handle_block(owner, block(&mut packer, 10)).expect("well formed");
+    block(&mut packer, 10);
+    let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
+    far.handle_skipped(&gap.control(key, Stage::WorkerQueue));
+    far.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    assert_eq!(notices(&mut far), [(1, 2, 1, Stage::WorkerQueue)]);
+}
+
+#[test]
 fn another_worker_learns_that_a_table_has_grown() {
     let mut owner = hub(1 << 20);
     owner.add_worker(OTHER, 1 << 20);
