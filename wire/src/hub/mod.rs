@@ -141,6 +141,8 @@ struct Stream {
     description: Option<Bytes>,
     /// The last block, for those who were behind when it came.
     end: Option<PackedBlock>,
+    /// A block other than a description has come: what is missing from here on is a loss.
+    is_started: bool,
     /// Notices of an upstream worker about blocks still to come, for viewers that join before.
     notices: VecDeque<Control>,
     /// Blocks received: the next sequence expected. `None` before the first.
@@ -357,6 +359,7 @@ impl Hub {
             publisher: None,
             description: None,
             end: None,
+            is_started: false,
             notices: VecDeque::new(),
             next_sequence: (next_sequence > 0).then_some(next_sequence),
             settled: next_sequence,
@@ -369,12 +372,21 @@ impl Hub {
         if stream.state != State::Ended {
             stream.state = State::Live;
         }
+        // Another worker says where a stream begins that it got in the middle. Only descriptions
+        // can be under way between us, so nothing is overtaken.
+        let begins = !stream.is_started && next_sequence > stream.next_sequence.unwrap_or(0);
+        if begins {
+            stream.next_sequence = Some(next_sequence);
+            (stream.status.packets, stream.status.bytes) = (status.packets, status.bytes);
+        }
         stream.status = StreamStatus {
             packets: stream.status.packets,
             bytes: stream.status.bytes,
             viewers: stream.status.viewers,
             ..status
         };
+        // Only a first join, or one that says where a stream begins, names a block.
+        let begins_at = if begins { next_sequence } else { 0 };
         let status = stream.status.clone();
         for to in stream.subscribers.clone() {
             let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
@@ -388,8 +400,8 @@ impl Hub {
         if is_revived {
             self.ended.retain(|ended| *ended != key);
         }
-        if is_revived {
-            self.join_again(key, 0);
+        if is_revived || begins {
+            self.join_again(key, begins_at);
         }
         let mut viewers: Vec<PeerId> = self.viewers.keys().copied().collect();
         viewers.sort_unstable();
@@ -488,10 +500,19 @@ impl Hub {
             publisher.acks_due.insert(key.stream);
             self.acks_due.insert(peer);
         }
-        let is_started = stream.next_sequence.is_some();
-        let next = stream.next_sequence.unwrap_or(header.sequence);
+        let next = stream.next_sequence.unwrap_or(0);
         if header.sequence < next {
             self.totals.duplicates += 1;
+            if header.kind == Kind::Description && !stream.is_started {
+                // Of a stream that begins later than this: whoever has joined cannot read it without.
+                stream.description = Some(block.bytes().clone());
+                for to in stream.subscribers.clone() {
+                    if let Some(viewer) = self.viewers.get_mut(&to) {
+                        viewer.push_replay(key, block.bytes().clone());
+                        self.outputs.push_back(Output::Data { to });
+                    }
+                }
+            }
             return Ok(());
         }
         if stream.state == State::Ended {
@@ -509,6 +530,15 @@ impl Hub {
             packets: header.packets_before - stream.status.packets,
             bytes: header.bytes_before - stream.status.bytes,
         };
+        let is_started = stream.is_started;
+        stream.is_started |= header.kind != Kind::Description;
+        if !is_started && gap.next_sequence > gap.first_sequence && !publisher.is_worker {
+            // What came before this relay, or before its sniffer reached it, is not its loss.
+            stream.next_sequence = Some(header.sequence);
+            stream.status.packets = header.packets_before;
+            stream.status.bytes = header.bytes_before;
+            self.join_again(key, header.sequence);
+        }
         let Some(publisher) = self.publishers.get(&peer) else { return Ok(()) };
         let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         stream.next_sequence = Some(header.sequence + 1);

@@ -333,6 +333,25 @@ fn blocks_wait_for_the_notices_before_them() {
 }
 
 #[test]
+fn a_stream_that_comes_in_the_middle_begins_there() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    outputs(&mut hub);
+    let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
+    for _ in 0..3 {
+        block(&mut packer, 10); // settled with a relay that is no more
+    }
+    hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    let begins = |output: &Output| {
+        matches!(output, Output::Control { to: VIEWER, control: Control::Join { next_sequence: 4, status } }
+            if status.packets == 3)
+    };
+    let out = outputs(&mut hub);
+    assert!(out.iter().any(begins), "{out:?}");
+}
+
+#[test]
 fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
     let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
     let (owner, mut packer) = (PeerId(100), packer());
