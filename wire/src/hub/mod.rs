@@ -13,7 +13,9 @@
 //! * viewers share blocks by reference: what they queue costs its bytes once, however many wait;
 //! * a block is settled when every viewer joined at its arrival has been handed it or told that it
 //!   does not come. Nothing waits for that but the sniffer's memory;
-//! * a viewer's queue never exceeds its bound by more than one block.
+//! * packets wait for a viewer up to its bound and one block over, descriptions, reports and ends
+//!   up to twice the bound and one over; descriptions replayed at a join come on top;
+//! * a block never overtakes the notice that explains what is missing before it.
 //!
 //! With several workers each has a hub. A hub sees another worker as an upstream, whose streams it
 //! passes on, and as a downstream that takes all of its own.
