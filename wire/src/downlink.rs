@@ -85,7 +85,11 @@ pub struct StreamState {
     pub first_sequence: u64,
     /// Joined on the present connection.
     is_joined: bool,
-    /// Counted as ended only because it was not joined again after a cut.
+    /// First joined on the present connection: where it begins may still be corrected.
+    is_new: bool,
+    /// A block other than a description has come, or packets are missing.
+    is_started: bool,
+    /// Counted as ended only because it was given up, or not joined again after a cut.
     is_absent: bool,
     /// The relay was restarted since the last block: that explains a gap nothing else does.
     relay_restarted: bool,
@@ -95,7 +99,7 @@ pub struct StreamState {
     notices: VecDeque<Notice>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Notice {
     first_sequence: u64,
     next_sequence: u64,
@@ -141,7 +145,7 @@ impl Downlink {
         self.welcomed = false;
         self.control.clear();
         for stream in self.streams.values_mut() {
-            stream.is_joined = false;
+            (stream.is_joined, stream.is_new) = (false, false);
         }
         self.control.push_back(Control::Hello {
             protocol: PROTOCOL,
@@ -182,8 +186,14 @@ impl Downlink {
                 let Some(stream) = self.streams.get_mut(&key) else {
                     return Err(DownlinkError::NotJoined { key });
                 };
-                if stream.notices.len() < NOTICES_MAX {
-                    let notice = Notice { first_sequence, next_sequence, packets, bytes, stage };
+                if stream.next_sequence.is_some_and(|next| next_sequence <= next) {
+                    return Ok(()); // another worker, that is behind the one we had
+                }
+                // It may reach back to a dropped description, which is before us and no packet.
+                let first_sequence = first_sequence.max(stream.first_sequence);
+                let notice = Notice { first_sequence, next_sequence, packets, bytes, stage };
+                // One that came before a cut may come again after it.
+                if stream.notices.len() < NOTICES_MAX && !stream.notices.contains(&notice) {
                     stream.notices.push_back(notice);
                 }
             }
@@ -191,7 +201,7 @@ impl Downlink {
                 if let Some(stream) = self.streams.get_mut(&key)
                     && !stream.ended
                 {
-                    stream.ended = true;
+                    (stream.ended, stream.is_absent) = (true, true);
                     if let Some(missing) = stream.take_told() {
                         self.events.push_back(Event::Missing(key, missing));
                     }
@@ -219,22 +229,32 @@ impl Downlink {
             return Err(DownlinkError::TooManyStreams);
         }
         let stream = self.streams.entry(status.key).or_default();
-        stream.is_joined = true;
-        if stream.next_sequence.is_none() {
+        let is_first_here = !std::mem::replace(&mut stream.is_joined, true);
+        let Some(next) = stream.next_sequence else {
             stream.name = status.name;
-            stream.first_sequence = next_sequence;
-            stream.next_sequence = Some(next_sequence);
-            stream.packets_before = status.packets;
-            stream.bytes_before = status.bytes;
+            stream.is_new = true;
+            stream.begin(next_sequence, status.packets, status.bytes);
             self.events.push_back(Event::Joined(status.key));
             return Ok(());
-        }
+        };
         if stream.is_absent {
             stream.is_absent = false;
             stream.ended = false;
             self.events.push_back(Event::Joined(status.key));
         }
-        if stream.next_sequence.is_some_and(|next| next_sequence > next)
+        if stream.is_new && !stream.is_started && next_sequence > next {
+            // The relay itself got it in the middle: what was before is not for us.
+            stream.begin(next_sequence, status.packets, status.bytes);
+            return Ok(());
+        }
+        if is_first_here {
+            // What the former connection skipped beyond this place, this one need not.
+            stream.notices.retain(|notice| notice.first_sequence < next_sequence);
+            for notice in &mut stream.notices {
+                notice.next_sequence = notice.next_sequence.min(next_sequence);
+            }
+        }
+        if next_sequence > next
             && let Some(missing) = stream.close_gap(next_sequence, status.packets, status.bytes)
         {
             self.events.push_back(Event::Missing(status.key, missing));
@@ -272,7 +292,11 @@ impl Downlink {
         let key = header.key;
         let Some(stream) = self.streams.get_mut(&key) else { return Err(DownlinkError::NotJoined { key }) };
         let next = stream.next_sequence.unwrap_or(0);
-        let is_replay = header.sequence < next;
+        // A description is replayed when a stream goes on after a gap; it may lie in the gap.
+        let lies_in =
+            |notice: &Notice| (notice.first_sequence..notice.next_sequence).contains(&header.sequence);
+        let is_in_gap = header.kind == Kind::Description && stream.notices.iter().any(lies_in);
+        let is_replay = header.sequence < next || is_in_gap;
         if is_replay && header.kind != Kind::Description {
             stream.duplicates += 1;
             return Ok(());
@@ -353,6 +377,18 @@ impl Downlink {
 }
 
 impl StreamState {
+    /// What comes before `next_sequence` is not for this viewer.
+    fn begin(&mut self, next_sequence: u64, packets_before: u64, bytes_before: u64) {
+        self.first_sequence = next_sequence;
+        self.next_sequence = Some(next_sequence);
+        self.packets_before = packets_before;
+        self.bytes_before = bytes_before;
+        self.notices.retain(|notice| notice.next_sequence > next_sequence);
+        for notice in &mut self.notices {
+            notice.first_sequence = notice.first_sequence.max(next_sequence);
+        }
+    }
+
     /// Counts a block that came in sequence; what is missing before it, if anything.
     fn advance(&mut self, header: &Header) -> Option<Losses> {
         let missing = self.close_gap(header.sequence, header.packets_before, header.bytes_before);
@@ -362,6 +398,7 @@ impl StreamState {
         self.received_packets += u64::from(header.packet_count);
         self.received_bytes += u64::from(header.byte_count);
         self.relay_restarted = false;
+        self.is_started |= header.kind != Kind::Description;
         missing
     }
 
@@ -373,28 +410,34 @@ impl StreamState {
         self.packets_before = self.packets_before.max(packets_before);
         self.bytes_before = self.bytes_before.max(bytes_before);
         let mut missing = Losses::default();
-        // Notices overtake the blocks queued before the gap, so they are here already.
-        while let Some(notice) = self.notices.front() {
-            if notice.first_sequence >= next_sequence || notice.next_sequence > next_sequence {
-                break;
+        // Notices overtake the blocks queued before the gap, so they are here already. They come in
+        // any order: one of the sniffer's gap overtakes one of the viewer's own queue.
+        self.notices.retain(|notice| {
+            if notice.next_sequence > next_sequence {
+                return true;
             }
             let (told_packets, told_bytes) = (notice.packets.min(packets), notice.bytes.min(bytes));
             missing.add(notice.stage, told_packets, told_bytes);
             packets -= told_packets;
             bytes -= told_bytes;
-            self.notices.pop_front();
-        }
+            false
+        });
         let rest = if self.relay_restarted { Stage::RelayRestarted } else { Stage::Unexplained };
         missing.add(rest, packets, if packets == 0 { 0 } else { bytes });
         self.miss(missing)
     }
 
-    /// Counts what notices say that no block has come after.
+    /// Counts what notices say that no block has come after. One that reaches back before our
+    /// place (a relay that starts anew skipped what the former had sent) waits: only the counters
+    /// of a later block tell how much of it is missing.
     fn take_told(&mut self) -> Option<Losses> {
         let mut missing = Losses::default();
+        let next = self.next_sequence.unwrap_or(0);
         for notice in std::mem::take(&mut self.notices) {
-            if self.next_sequence.is_some_and(|next| notice.first_sequence >= next) {
-                self.next_sequence = Some(notice.next_sequence.max(notice.first_sequence));
+            if notice.next_sequence > next && notice.first_sequence < next {
+                self.notices.push_back(notice);
+            } else if notice.first_sequence >= next {
+                self.next_sequence = self.next_sequence.max(Some(notice.next_sequence));
                 self.packets_before = self.packets_before.saturating_add(notice.packets);
                 self.bytes_before = self.bytes_before.saturating_add(notice.bytes);
                 missing.add(notice.stage, notice.packets, notice.bytes);
@@ -404,6 +447,7 @@ impl StreamState {
     }
 
     fn miss(&mut self, missing: Losses) -> Option<Losses> {
+        self.is_started |= missing.packets() > 0;
         for (stage, loss) in &missing.0 {
             self.missing.add(*stage, loss.packets, loss.bytes);
         }
@@ -565,6 +609,59 @@ mod tests {
         assert!(!stream.ended);
         assert_eq!(stream.missing.packets_at(Stage::RelayRestarted), 2);
         assert_eq!(stream.missing.packets(), 9);
+    }
+
+    fn notice(first_sequence: u64, next_sequence: u64, packets: u64, stage: Stage) -> Control {
+        Control::Skipped { key: KEY, first_sequence, next_sequence, packets, bytes: packets * 10, stage }
+    }
+
+    #[test]
+    fn notices_count_in_any_order_and_a_replay_within_a_gap_is_no_progress() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let mut downlink = joined(0);
+        let first = packets(&mut packer, 2);
+        let description = packer.seal_json(Kind::Description, &Description::default(), 0, false);
+        let later: Vec<_> = (0..3).map(|_| packets(&mut packer, 3)).collect();
+        // The sniffer's gap, block 3, is told before the viewer's own, blocks 0 to 2.
+        downlink.handle_control(notice(3, 4, 3, Stage::NoBuffer), 0).expect("joined");
+        downlink.handle_control(notice(0, 3, 5, Stage::ViewerQueue), 0).expect("joined");
+        downlink.handle_data(message(&description.expect("room"))).expect("joined");
+        downlink.handle_data(message(&later[2])).expect("joined");
+        downlink.handle_data(message(&first)).expect("a duplicate");
+        let missing = &downlink.streams()[&KEY].missing;
+        assert_eq!(missing.text(), "3 sniffer memory, 5 viewer queue");
+    }
+
+    #[test]
+    fn what_a_new_relay_skips_of_what_we_have_is_not_missing() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let blocks: Vec<_> = (0..4).map(|_| packets(&mut packer, 2)).collect();
+        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        welcome(&mut downlink, 1);
+        join(&mut downlink, 0, 0);
+        downlink.handle_data(message(&blocks[0])).expect("joined");
+        welcome(&mut downlink, 2);
+        join(&mut downlink, 0, 0);
+        downlink.handle_control(notice(0, 3, 6, Stage::ViewerQueue), 0).expect("joined");
+        downlink.handle_control(Control::Gone { key: KEY, reason: "away".into() }, 0).expect("joined");
+        join(&mut downlink, 6, 0);
+        downlink.handle_data(message(&blocks[3])).expect("joined");
+        downlink.handle_control(notice(0, 1, 2, Stage::ViewerQueue), 0).expect("joined");
+        downlink.finish();
+        let stream = &downlink.streams()[&KEY];
+        assert_eq!((stream.received_packets, stream.missing.text()), (4, "4 viewer queue".to_owned()));
+    }
+
+    #[test]
+    fn a_stream_given_up_counts_what_was_skipped_and_may_come_back() {
+        let mut downlink = joined(0);
+        downlink.handle_control(notice(0, 3, 5, Stage::ViewerQueue), 0).expect("joined");
+        downlink.handle_control(Control::Gone { key: KEY, reason: "away".into() }, 0).expect("joined");
+        assert!(downlink.streams()[&KEY].ended);
+        assert_eq!(downlink.streams()[&KEY].missing.packets_at(Stage::ViewerQueue), 5);
+        let status = StreamStatus { key: KEY, packets: 5, ..Default::default() };
+        downlink.handle_control(Control::Join { status, next_sequence: 0 }, 0).expect("joins");
+        assert!(!downlink.streams()[&KEY].ended);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::block::{Epoch, PackedBlock};
+use crate::block::{Epoch, Kind, PackedBlock};
 use crate::ledger::{Losses, Stage};
 use crate::message::{Control, Envelope, PROTOCOL, Role, StreamAck};
 
@@ -81,6 +81,13 @@ struct Stream {
     sent: u64,
     received: u64,
     lost: Losses,
+    /// Dropped while nobody knew whether the relay had received them before the cut: sequence,
+    /// packets and bytes. The next acknowledgement tells.
+    doubtful: Vec<(u64, u64, u64)>,
+    /// The last description that is not retained any more: a relay that starts anew needs it.
+    description: Option<PackedBlock>,
+    /// The last block has been settled.
+    done: bool,
 }
 
 #[derive(Debug)]
@@ -149,6 +156,9 @@ impl Uplink {
             sent: 0,
             received: 0,
             lost: Losses::default(),
+            doubtful: Vec::new(),
+            description: None,
+            done: false,
         });
         entry.announcement = announcement;
         entry.announced = false;
@@ -180,15 +190,15 @@ impl Uplink {
                 && stream
                     .retained
                     .front()
-                    .is_some_and(|first| first.block.header().sequence < stream.received)
+                    .map(|first| first.block.header())
+                    .is_some_and(|header| header.sequence < stream.received && !header.end)
             {
                 let Some(first) = stream.retained.pop_front() else { break };
                 forget(&mut self.totals, &first);
+                stream.keep_description(first.block);
             }
         }
         while self.totals.retained_bytes > target_bytes {
-            // Descriptions and last blocks are small, and without them the rest cannot be read.
-            let is_droppable = |one: &Retained| one.block.header().packet_count > 0 && !one.in_flight;
             let oldest = self.streams.iter().filter_map(|(number, stream)| {
                 let at = stream.retained.iter().position(is_droppable)?;
                 Some((stream.retained[at].arrival, *number, at))
@@ -197,7 +207,12 @@ impl Uplink {
             let Some(stream) = self.streams.get_mut(&number) else { return };
             let Some(dropped) = stream.retained.remove(at) else { return };
             let header = dropped.block.header();
-            stream.lost.add(Stage::NoBuffer, header.packet_count.into(), header.byte_count.into());
+            let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
+            if dropped.was_sent && stream.awaits_ack {
+                stream.doubtful.push((header.sequence, packets, bytes));
+            } else {
+                stream.lost.add(Stage::NoBuffer, packets, bytes);
+            }
             forget(&mut self.totals, &dropped);
         }
     }
@@ -277,18 +292,37 @@ impl Uplink {
             return Err(UplinkError::Ack { stream: ack.stream, found, sent: stream.sent });
         }
         stream.received = ack.received;
-        stream.awaits_ack = false;
+        for (sequence, packets, bytes) in stream.doubtful.drain(..) {
+            if sequence >= ack.received {
+                stream.lost.add(Stage::NoBuffer, packets, bytes);
+            }
+        }
+        if std::mem::take(&mut stream.awaits_ack)
+            && let Some(description) = &stream.description
+            && description.header().sequence >= ack.received
+            && let sequence = description.header().sequence
+            && let Err(at) =
+                stream.retained.binary_search_by_key(&sequence, |one| one.block.header().sequence)
+        {
+            // A relay that started anew: it was settled with the former.
+            let block = description.clone();
+            self.totals.retained_bytes += block.bytes().len();
+            stream.retained.insert(at, Retained { block, arrival: 0, was_sent: true, in_flight: false });
+            self.unsent.push_front((0, ack.stream, sequence));
+        }
         while stream.retained.front().is_some_and(|first| first.block.header().sequence < ack.settled) {
             let Some(first) = stream.retained.pop_front() else { break };
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
+            stream.done |= first.block.header().end;
             forget(&mut self.totals, &first);
+            stream.keep_description(first.block);
         }
         Ok(())
     }
 
     fn announce(&mut self, number: u32) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        if !stream.announced {
+        if !stream.announced && !stream.done {
             stream.announced = true;
             let Announcement { interfaces, filter, opened_ns } = stream.announcement.clone();
             self.control.push_back(Control::Stream { stream: number, interfaces, filter, opened_ns });
@@ -335,9 +369,11 @@ impl Uplink {
         None
     }
 
-    /// Queues a time mark of an idle stream, if somebody wants it and nothing of the stream waits.
+    /// Queues a time mark of an idle stream, if somebody wants it and the relay has all of the
+    /// stream: the mark would overtake blocks that wait in the connection.
     pub fn handle_mark(&mut self, stream: u32, complete_through_ns: u64) {
-        let idle = self.unsent.is_empty() && self.state == State::Streaming;
+        let is_received = self.streams.get(&stream).is_some_and(|stream| stream.received == stream.sent);
+        let idle = self.unsent.is_empty() && is_received && self.state == State::Streaming;
         if self.takers.1 && idle {
             self.control.push_back(Control::Mark { epoch: self.epoch, stream, complete_through_ns });
         }
@@ -386,10 +422,26 @@ impl Uplink {
         self.totals
     }
 
-    /// What was lost here, of one stream.
+    /// What was lost here, of one stream. A block that was sent before a cut and dropped after it
+    /// counts once the relay has said that it does not have it.
     pub fn lost(&self, stream: u32) -> Losses {
         self.streams.get(&stream).map(|stream| stream.lost.clone()).unwrap_or_default()
     }
+}
+
+impl Stream {
+    fn keep_description(&mut self, block: PackedBlock) {
+        if block.header().kind == Kind::Description {
+            self.description = Some(block);
+        }
+    }
+}
+
+/// Whether a block may go when memory is short. Descriptions and the end are small and few, and
+/// without them the rest cannot be read; reports go like packets, for the next says it all.
+fn is_droppable(one: &Retained) -> bool {
+    let header = one.block.header();
+    !one.in_flight && !header.end && header.kind != Kind::Description
 }
 
 /// A retained block is let go: its bytes count no more.
@@ -481,10 +533,69 @@ mod tests {
         uplink.handle_disconnected();
         uplink.handle_block(block(&mut packer, 1000));
         uplink.handle_block(block(&mut packer, 1000));
-        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 2);
         connect(&mut uplink);
         ack(&mut uplink, 1, 0).expect("plausible");
+        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 2);
         assert_eq!(sent(&mut uplink), [(3, false), (4, false), (5, false)]);
+    }
+
+    #[test]
+    fn what_the_relay_had_before_a_cut_is_not_counted_as_lost() {
+        let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
+        for _ in 0..3 {
+            uplink.handle_block(block(&mut packer, 1000));
+        }
+        assert_eq!(sent(&mut uplink).len(), 3);
+        uplink.handle_disconnected();
+        for _ in 0..2 {
+            uplink.handle_block(block(&mut packer, 1000));
+        }
+        assert_eq!(uplink.lost(0), Losses::default(), "nobody knows yet");
+        connect(&mut uplink);
+        ack(&mut uplink, 1, 1).expect("plausible");
+        assert_eq!(uplink.lost(0).packets_at(Stage::NoBuffer), 1, "block 1; the relay had block 0");
+    }
+
+    #[test]
+    fn reports_of_a_long_outage_stay_within_memory() {
+        let (mut packer, mut uplink) = (packer(), streaming(5_000));
+        uplink.handle_disconnected();
+        for _ in 0..500 {
+            let report = crate::ledger::Report::default();
+            uplink.handle_block(packer.seal_json(Kind::Report, &report, 0, false).expect("room"));
+        }
+        assert!(uplink.totals().retained_bytes <= 5_000);
+        assert_eq!(uplink.lost(0), Losses::default());
+    }
+
+    #[test]
+    fn a_relay_that_starts_anew_is_given_the_last_description() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        let description = crate::description::Description::default();
+        uplink.handle_block(packer.seal_json(Kind::Description, &description, 0, false).expect("room"));
+        uplink.handle_block(block(&mut packer, 10));
+        assert_eq!(sent(&mut uplink).len(), 2);
+        ack(&mut uplink, 2, 2).expect("plausible");
+        uplink.handle_disconnected();
+        uplink.handle_block(block(&mut packer, 10));
+        connect(&mut uplink);
+        ack(&mut uplink, 0, 0).expect("plausible");
+        assert_eq!(sent(&mut uplink), [(0, true), (2, false)]);
+        ack(&mut uplink, 3, 3).expect("plausible");
+        assert!(uplink.is_settled());
+    }
+
+    #[test]
+    fn a_mark_waits_until_the_relay_has_what_was_sent() {
+        let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+        uplink.handle_control(Control::Takers { viewers: 1, marks: true }, 0).expect("in turn");
+        uplink.handle_block(block(&mut packer, 10));
+        assert_eq!(sent(&mut uplink).len(), 1);
+        uplink.handle_mark(0, 7);
+        assert!(uplink.poll_control().is_none(), "it would overtake the block in the connection");
+        ack(&mut uplink, 1, 0).expect("plausible");
+        uplink.handle_mark(0, 7);
+        assert!(matches!(uplink.poll_control(), Some(Control::Mark { .. })));
     }
 
     #[test]

@@ -13,7 +13,9 @@
 //! * viewers share blocks by reference: what they queue costs its bytes once, however many wait;
 //! * a block is settled when every viewer joined at its arrival has been handed it or told that it
 //!   does not come. Nothing waits for that but the sniffer's memory;
-//! * a viewer's queue never exceeds its bound by more than one block.
+//! * packets wait for a viewer up to its bound and one block over, descriptions, reports and ends
+//!   up to twice the bound and one over; descriptions replayed at a join come on top;
+//! * a block never overtakes the notice that explains what is missing before it.
 //!
 //! With several workers each has a hub. A hub sees another worker as an upstream, whose streams it
 //! passes on, and as a downstream that takes all of its own.
@@ -26,7 +28,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::block::{BlockError, Epoch, Kind, PackedBlock, StreamKey};
+use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::ledger::Stage;
 use crate::message::{Control, Envelope, Selection, StreamAck, StreamStatus};
 pub use selection::{Matcher, SelectionError};
@@ -36,6 +38,9 @@ use viewer::Viewer;
 const STREAMS_PER_PUBLISHER_MAX: usize = 4096;
 /// Ended streams that are still listed, at most.
 const ENDED_STREAMS_MAX: usize = 256;
+
+/// Notices of one stream that wait for their gap, at most.
+const NOTICES_MAX: usize = 4096;
 
 /// State of a stream whose sniffer's connection is lost.
 const AWAY: &str = "away";
@@ -124,6 +129,8 @@ enum State {
     Live,
     /// The publisher's connection is lost, since this time of the caller's clock, in ms.
     Away(u64),
+    /// It stayed away for too long; it is live again if it comes back after all.
+    GivenUp,
     Ended,
 }
 
@@ -134,6 +141,12 @@ struct Stream {
     publisher: Option<PeerId>,
     /// The last description block, for those who join.
     description: Option<Bytes>,
+    /// The last block, for those who were behind when it came.
+    end: Option<PackedBlock>,
+    /// A block other than a description has come: what is missing from here on is a loss.
+    is_started: bool,
+    /// Notices of an upstream worker about blocks still to come, for viewers that join before.
+    notices: VecDeque<Control>,
     /// Blocks received: the next sequence expected. `None` before the first.
     next_sequence: Option<u64>,
     settled: u64,
@@ -174,6 +187,8 @@ pub struct Hub {
     takers_changed: BTreeSet<PeerId>,
     /// Publishers that are owed an acknowledgement.
     acks_due: BTreeSet<PeerId>,
+    /// The caller's clock as last told.
+    now_ms: u64,
     totals: HubTotals,
 }
 
@@ -189,6 +204,7 @@ impl Hub {
             outputs: VecDeque::new(),
             takers_changed: BTreeSet::new(),
             acks_due: BTreeSet::new(),
+            now_ms: 0,
             totals: HubTotals::default(),
         }
     }
@@ -201,7 +217,7 @@ impl Hub {
         for peer in older {
             let reason = "a newer connection of the same sniffer took over".to_owned();
             self.outputs.push_back(Output::Close { peer, reason });
-            self.remove_publisher(peer, 0);
+            self.remove_publisher(peer, self.now_ms);
         }
         self.publishers.insert(peer, Publisher::new(name, epoch, address, false));
     }
@@ -227,6 +243,7 @@ impl Hub {
 
     /// A connection is gone, whatever it was. `now_ms` is any clock that does not go back.
     pub fn remove_peer(&mut self, peer: PeerId, now_ms: u64) {
+        self.now_ms = now_ms;
         self.remove_viewer(peer);
         self.remove_publisher(peer, now_ms);
     }
@@ -257,7 +274,11 @@ impl Hub {
         if publisher.is_paced {
             self.tell_windows();
         }
-        for stream in self.streams.values_mut().filter(|stream| stream.publisher == Some(peer)) {
+        let of_peer = |(_, stream): &(&StreamKey, &Stream)| stream.publisher == Some(peer);
+        let mut keys: Vec<StreamKey> = self.streams.iter().filter(of_peer).map(|(key, _)| *key).collect();
+        keys.sort_unstable(); // told in the same order by every run
+        for key in keys {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
             stream.publisher = None;
             if stream.state != State::Live {
                 continue;
@@ -266,7 +287,7 @@ impl Hub {
             let is_worker = |peer: &PeerId| self.viewers.get(peer).is_some_and(Viewer::is_worker);
             for to in stream.subscribers.iter().copied().filter(is_worker) {
                 let status = StreamStatus { state: AWAY.to_owned(), ..stream.status.clone() };
-                let control = Control::Join { status, next_sequence: stream.next_sequence.unwrap_or(0) };
+                let control = Control::Join { status, next_sequence: 0 };
                 self.outputs.push_back(Output::Control { to, control });
             }
         }
@@ -339,14 +360,26 @@ impl Hub {
             state: State::Live,
             publisher: None,
             description: None,
+            end: None,
+            is_started: false,
+            notices: VecDeque::new(),
             next_sequence: (next_sequence > 0).then_some(next_sequence),
             settled: next_sequence,
             pending: VecDeque::new(),
             subscribers: Vec::new(),
         });
         let former = stream.publisher.replace(peer);
+        let has_grown = stream.status.interfaces != status.interfaces;
+        let is_revived = stream.state == State::GivenUp;
         if stream.state != State::Ended {
             stream.state = State::Live;
+        }
+        // Another worker says where a stream begins that it got in the middle. Only descriptions
+        // can be under way between us, so nothing is overtaken.
+        let begins = !stream.is_started && next_sequence > stream.next_sequence.unwrap_or(0);
+        if begins {
+            stream.next_sequence = Some(next_sequence);
+            (stream.status.packets, stream.status.bytes) = (status.packets, status.bytes);
         }
         stream.status = StreamStatus {
             packets: stream.status.packets,
@@ -354,22 +387,49 @@ impl Hub {
             viewers: stream.status.viewers,
             ..status
         };
-        if former != Some(peer) {
-            let next_sequence = stream.next_sequence.unwrap_or(0);
-            let status = stream.status.clone();
-            for viewer in stream.subscribers.clone() {
-                if self.viewers.get(&viewer).is_some_and(Viewer::is_worker) {
-                    let control = Control::Join { status: status.clone(), next_sequence };
-                    self.outputs.push_back(Output::Control { to: viewer, control });
-                }
-                self.taker_joined(peer, viewer);
+        // Only a first join, or one that says where a stream begins, names a block.
+        let begins_at = if begins { next_sequence } else { 0 };
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
+            if is_worker && (former != Some(peer) || has_grown) {
+                self.tell(to, Control::Join { status: status.clone(), next_sequence: 0 });
             }
+            if former != Some(peer) {
+                self.taker_joined(peer, to);
+            }
+        }
+        if is_revived {
+            self.ended.retain(|ended| *ended != key);
+        }
+        if is_revived || begins {
+            self.join_again(key, begins_at);
         }
         let mut viewers: Vec<PeerId> = self.viewers.keys().copied().collect();
         viewers.sort_unstable();
         for viewer in viewers {
             self.join(viewer, key);
         }
+    }
+
+    /// Tells those who have joined a stream that it is live again, or where it begins after all.
+    fn join_again(&mut self, key: StreamKey, next_sequence: u64) {
+        let Some(stream) = self.streams.get(&key) else { return };
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let Some(viewer) = self.viewers.get_mut(&to) else { continue };
+            viewer.revive(key);
+            self.tell(to, Control::Join { status: status.clone(), next_sequence });
+        }
+    }
+
+    /// Queues a control message. What waits for that peer is held back until it is out: a notice
+    /// must not come after the block it explains.
+    fn tell(&mut self, to: PeerId, control: Control) {
+        if let Some(viewer) = self.viewers.get_mut(&to) {
+            viewer.controls_due += 1;
+        }
+        self.outputs.push_back(Output::Control { to, control });
     }
 
     /// Joins a viewer to a stream if it wants it and has not joined yet.
@@ -382,20 +442,27 @@ impl Hub {
             .publisher
             .and_then(|publisher| self.publishers.get(&publisher))
             .is_some_and(|publisher| publisher.is_worker);
-        if stream.state == State::Ended || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
+        let is_over = matches!(stream.state, State::Ended | State::GivenUp);
+        if is_over || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
             return false;
         }
         stream.subscribers.push(peer);
         stream.status.viewers = stream.subscribers.len() as u32;
         let next_sequence = stream.next_sequence.unwrap_or(0);
-        let control = Control::Join { status: stream.status.clone(), next_sequence };
-        self.outputs.push_back(Output::Control { to: peer, control });
+        let mut controls = vec![Control::Join { status: stream.status.clone(), next_sequence }];
+        controls.extend(stream.notices.iter().cloned());
+        let has_description = stream.description.is_some();
         if let Some(description) = &stream.description {
-            viewer.push_replay(description.clone());
-            self.outputs.push_back(Output::Data { to: peer });
+            viewer.push_replay(key, description.clone());
         }
         if let Some(publisher) = stream.publisher {
             self.taker_joined(publisher, peer);
+        }
+        for control in controls {
+            self.tell(peer, control);
+        }
+        if has_description {
+            self.outputs.push_back(Output::Data { to: peer });
         }
         true
     }
@@ -435,10 +502,19 @@ impl Hub {
             publisher.acks_due.insert(key.stream);
             self.acks_due.insert(peer);
         }
-        let first = stream.next_sequence.is_none();
-        let next = stream.next_sequence.unwrap_or(header.sequence);
+        let next = stream.next_sequence.unwrap_or(0);
         if header.sequence < next {
             self.totals.duplicates += 1;
+            if header.kind == Kind::Description && !stream.is_started {
+                // Of a stream that begins later than this: whoever has joined cannot read it without.
+                stream.description = Some(block.bytes().clone());
+                for to in stream.subscribers.clone() {
+                    if let Some(viewer) = self.viewers.get_mut(&to) {
+                        viewer.push_replay(key, block.bytes().clone());
+                        self.outputs.push_back(Output::Data { to });
+                    }
+                }
+            }
             return Ok(());
         }
         if stream.state == State::Ended {
@@ -456,7 +532,23 @@ impl Hub {
             packets: header.packets_before - stream.status.packets,
             bytes: header.bytes_before - stream.status.bytes,
         };
+        let is_started = stream.is_started;
+        stream.is_started |= header.kind != Kind::Description;
+        if !is_started && gap.next_sequence > gap.first_sequence && !publisher.is_worker {
+            // What came before this relay, or before its sniffer reached it, is not its loss.
+            stream.next_sequence = Some(header.sequence);
+            stream.status.packets = header.packets_before;
+            stream.status.bytes = header.bytes_before;
+            self.join_again(key, header.sequence);
+        }
+        let Some(publisher) = self.publishers.get(&peer) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         stream.next_sequence = Some(header.sequence + 1);
+        let is_past = |notice: &Control| match notice {
+            Control::Skipped { next_sequence, .. } => *next_sequence <= header.sequence + 1,
+            _ => true,
+        };
+        stream.notices.retain(|notice| !is_past(notice));
         stream.status.packets = header.packets_before + u64::from(header.packet_count);
         stream.status.bytes = header.bytes_before + u64::from(header.byte_count);
         if header.kind == Kind::Description {
@@ -464,10 +556,11 @@ impl Hub {
         }
         if header.end {
             stream.state = State::Ended;
+            stream.end = Some(block.clone());
         }
         let subscribers = stream.subscribers.clone();
         let upstream_told = publisher.is_worker;
-        if !first && gap.next_sequence > gap.first_sequence && !upstream_told {
+        if is_started && gap.next_sequence > gap.first_sequence && !upstream_told {
             // The sniffer numbers before it queues: what does not come was dropped there.
             self.tell_gap(&subscribers, key, gap, Stage::NoBuffer);
         }
@@ -493,31 +586,73 @@ impl Hub {
             self.totals.packets_skipped += u64::from(block.header().packet_count);
             return false;
         }
-        if let Some((notice, stage)) = viewer.end_skip(key) {
-            self.outputs.push_back(Output::Control { to: peer, control: notice.control(key, stage) });
-            let description = self.streams.get(&key).and_then(|stream| stream.description.clone());
-            if let Some(description) = description {
-                viewer.push_replay(description); // it may have been among the skipped
-            }
-        }
-        if viewer.push(block) {
+        self.end_skip(peer, key, block.header().sequence);
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
+        let was_empty = viewer.is_empty();
+        viewer.push(block);
+        if was_empty {
             self.outputs.push_back(Output::Data { to: peer });
         }
         true
     }
 
+    /// A stream goes on for a viewer at `next_sequence`: it is told what does not come, and gets
+    /// the description again, which may have been among that.
+    fn end_skip(&mut self, peer: PeerId, key: StreamKey, next_sequence: u64) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        let Some(gaps) = viewer.end_skip(key) else { return };
+        if let Some(description) = self.streams.get(&key).and_then(|stream| stream.description.clone()) {
+            let was_empty = viewer.is_empty();
+            viewer.push_replay(key, description);
+            if was_empty {
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+        }
+        for (mut gap, stage) in gaps {
+            gap.next_sequence = gap.next_sequence.min(next_sequence);
+            if gap.first_sequence < gap.next_sequence {
+                self.tell(peer, gap.control(key, stage));
+            }
+        }
+    }
+
+    /// A viewer has caught up: streams that ended while it was behind end for it, too.
+    fn finish_skipped(&mut self, peer: PeerId) {
+        let Some(viewer) = self.viewers.get(&peer) else { return };
+        for key in viewer.skipped() {
+            let Some(end) = self.streams.get(&key).and_then(|stream| stream.end.clone()) else { continue };
+            self.end_skip(peer, key, end.header().sequence);
+            if let Some(viewer) = self.viewers.get_mut(&peer) {
+                viewer.push_replay(key, end.bytes().clone());
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+        }
+    }
+
+    /// Tells a viewer of streams given up, once their blocks have gone.
+    fn tell_gone(&mut self, peer: PeerId) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        for (key, reason) in viewer.take_gone() {
+            self.end_skip(peer, key, u64::MAX);
+            self.tell(peer, Control::Gone { key, reason });
+        }
+    }
+
     fn tell_gap(&mut self, subscribers: &[PeerId], key: StreamKey, gap: Gap, stage: Stage) {
         for to in subscribers.iter().copied() {
-            self.outputs.push_back(Output::Control { to, control: gap.control(key, stage) });
+            self.tell(to, gap.control(key, stage));
         }
     }
 
     /// An upstream worker says that blocks do not come; our viewers are told.
     pub fn handle_skipped(&mut self, control: &Control) {
         let Control::Skipped { key, .. } = control else { return };
-        let Some(stream) = self.streams.get(key) else { return };
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.notices.len() < NOTICES_MAX {
+            stream.notices.push_back(control.clone());
+        }
         for to in stream.subscribers.clone() {
-            self.outputs.push_back(Output::Control { to, control: control.clone() });
+            self.tell(to, control.clone());
         }
     }
 
@@ -539,9 +674,6 @@ impl Hub {
 
     /// A stream has ended: it stays listed for a while.
     fn handle_ended(&mut self, key: StreamKey) {
-        if let Some(stream) = self.streams.get_mut(&key) {
-            stream.state = State::Ended;
-        }
         self.ended.push_back(key);
         while self.ended.len() > ENDED_STREAMS_MAX {
             // The oldest that nobody waits for; the queue is short and this is rare.
@@ -565,12 +697,14 @@ impl Hub {
 
     /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told.
     pub fn handle_timeout(&mut self, now_ms: u64, limit_ms: u64) {
+        self.now_ms = now_ms;
         let gone = |stream: &Stream| match stream.state {
             State::Away(since) => now_ms.saturating_sub(since) >= limit_ms,
             _ => false,
         };
-        let keys: Vec<StreamKey> =
+        let mut keys: Vec<StreamKey> =
             self.streams.iter().filter(|(_, stream)| gone(stream)).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
         for key in keys {
             let reason = format!("its sniffer has been away for {} s", limit_ms / 1000);
             self.give_up(key, &reason);
@@ -579,20 +713,31 @@ impl Hub {
 
     /// A stream is given up: its viewers are told, and it counts as ended.
     pub fn give_up(&mut self, key: StreamKey, reason: &str) {
-        let Some(stream) = self.streams.get(&key) else { return };
-        if stream.state == State::Ended {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if matches!(stream.state, State::Ended | State::GivenUp) {
             return;
         }
+        stream.state = State::GivenUp;
         for to in stream.subscribers.clone() {
-            let control = Control::Gone { key, reason: reason.to_owned() };
-            self.outputs.push_back(Output::Control { to, control });
+            if let Some(viewer) = self.viewers.get_mut(&to) {
+                viewer.give_up(key, reason.to_owned());
+            }
+            self.tell_gone(to);
         }
         self.handle_ended(key);
     }
 
     /// The next data message for a viewer: envelope and shared block.
     pub fn poll_data(&mut self, peer: PeerId) -> Option<(Envelope, Bytes)> {
-        let delivery = self.viewers.get_mut(&peer)?.pop()?;
+        let viewer = self.viewers.get_mut(&peer)?;
+        if viewer.controls_due > 0 {
+            return None; // they go first, and then wake the connection again
+        }
+        let Some(delivery) = viewer.pop() else {
+            self.finish_skipped(peer);
+            self.tell_gone(peer);
+            return None;
+        };
         self.totals.blocks_out += 1;
         self.totals.bytes_out += delivery.bytes.len() as u64;
         Some((Envelope::default(), delivery.bytes))
@@ -604,6 +749,7 @@ impl Hub {
         for (key, sequence) in viewer.settle(data_sent) {
             self.serve(key, sequence);
         }
+        self.tell_gone(peer);
     }
 
     /// A downstream worker has settled its blocks of one stream below `settled`.
@@ -711,7 +857,7 @@ impl Hub {
     ///
     /// `false`: no viewer has anything queued.
     pub fn shed(&mut self) -> bool {
-        let longest = self.viewers.iter().max_by_key(|(_, viewer)| viewer.queued_bytes());
+        let longest = self.viewers.iter().max_by_key(|(peer, viewer)| (viewer.queued_bytes(), **peer));
         let Some((peer, _)) = longest.filter(|(_, viewer)| viewer.queued_bytes() > 0) else { return false };
         let peer = *peer;
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
@@ -720,13 +866,21 @@ impl Hub {
             self.totals.packets_skipped += packets;
             self.serve(key, sequence);
         }
+        self.outputs.push_back(Output::Data { to: peer }); // ends may have been dropped
+        self.tell_gone(peer);
         true
     }
 
     /// What the hub wants done next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.tell_takers();
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front()?;
+        if let Output::Control { to, .. } = &output
+            && let Some(viewer) = self.viewers.get_mut(to)
+        {
+            viewer.controls_due = viewer.controls_due.saturating_sub(1);
+        }
+        Some(output)
     }
 
     /// Every stream, by sniffer name and number.
@@ -738,7 +892,7 @@ impl Hub {
                 let state = match stream.state {
                     State::Live => "live",
                     State::Away(_) => AWAY,
-                    State::Ended => "ended",
+                    State::Ended | State::GivenUp => "ended",
                 };
                 StreamStatus { state: state.to_owned(), ..stream.status.clone() }
             })
@@ -750,6 +904,11 @@ impl Hub {
     /// Counters.
     pub fn totals(&self) -> HubTotals {
         self.totals
+    }
+
+    /// Bytes of blocks that wait here for a viewer or another worker.
+    pub fn queued_bytes(&self, peer: PeerId) -> Option<usize> {
+        self.viewers.get(&peer).map(Viewer::queued_bytes)
     }
 
     /// Publishers and viewers now, workers aside.
@@ -770,6 +929,23 @@ struct Gap {
 }
 
 impl Gap {
+    /// One block.
+    fn of(header: &Header) -> Self {
+        Self {
+            first_sequence: header.sequence,
+            next_sequence: header.sequence + 1,
+            packets: header.packet_count.into(),
+            bytes: header.byte_count.into(),
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.first_sequence = self.first_sequence.min(more.first_sequence);
+        self.next_sequence = self.next_sequence.max(more.next_sequence);
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
+
     fn control(self, key: StreamKey, stage: Stage) -> Control {
         let Gap { first_sequence, next_sequence, packets, bytes } = self;
         Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage }

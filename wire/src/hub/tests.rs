@@ -71,6 +71,7 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     for viewer in [VIEWER, OTHER] {
         hub.add_viewer(viewer, &Selection::default()).expect("globs");
     }
+    outputs(&mut hub);
     for _ in 0..3 {
         hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
     }
@@ -90,6 +91,7 @@ fn a_slow_viewer_skips_alone_and_is_told() {
     let (mut hub, mut packer) = (hub(3000), packer());
     hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
     hub.add_viewer(OTHER, &Selection::default()).expect("globs");
+    outputs(&mut hub);
     let mut other_has = Vec::new();
     for _ in 0..10 {
         hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
@@ -223,6 +225,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
         let mut packer = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
         let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
         hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
+        outputs(&mut hub);
         assert_eq!(sequences(&mut hub, VIEWER), [0]);
         hub.handle_data_sent(VIEWER, u64::from(number));
     }
@@ -234,17 +237,148 @@ fn a_sniffer_that_stays_away_is_given_up() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    outputs(&mut hub);
     hub.remove_peer(SNIFFER, 1000);
     assert_eq!(hub.list()[0].state, "away");
     hub.handle_timeout(30_000, 60_000);
     assert_eq!(hub.list()[0].state, "away");
     hub.handle_timeout(61_000, 60_000);
     assert_eq!(hub.list()[0].state, "ended");
-    assert!(
-        outputs(&mut hub)
-            .iter()
-            .any(|output| matches!(output, Output::Control { to: VIEWER, control: Control::Gone { .. } }))
-    );
+    let tells_gone =
+        |output: &Output| matches!(output, Output::Control { control: Control::Gone { .. }, .. });
+    assert!(!outputs(&mut hub).iter().any(tells_gone), "it would overtake the block that waits");
+    assert_eq!(sequences(&mut hub, VIEWER), [0]);
+    hub.handle_data_sent(VIEWER, 1);
+    assert!(outputs(&mut hub).iter().any(tells_gone));
+    // It comes back after all: refused, its packets would never arrive.
+    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.handle_stream(OTHER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    hub.handle_block(OTHER, block(&mut packer, 10)).expect("goes on");
+    let joins_again =
+        |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
+    assert!(outputs(&mut hub).iter().any(joins_again));
+    assert_eq!(sequences(&mut hub, VIEWER), [1]);
+}
+
+#[test]
+fn a_sniffer_that_reconnects_is_not_given_up_before_it_announces() {
+    let mut hub = hub(1 << 20);
+    hub.handle_timeout(1_000_000, 60_000);
+    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.handle_timeout(1_000_100, 60_000);
+    assert_eq!(hub.list()[0].state, "away");
+}
+
+fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
+    let of_notice = |output| match output {
+        Output::Control {
+            control: Control::Skipped { first_sequence, next_sequence, packets, stage, .. },
+            ..
+        } => Some((first_sequence, next_sequence, packets, stage)),
+        _ => None,
+    };
+    outputs(hub).into_iter().filter_map(of_notice).collect()
+}
+
+#[test]
+fn what_is_shed_while_skipping_is_told_too() {
+    let (mut hub, mut packer) = (hub(3000), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    outputs(&mut hub);
+    for _ in 0..6 {
+        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    }
+    assert!(hub.shed());
+    assert!(notices(&mut hub).is_empty());
+    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    assert_eq!(notices(&mut hub), [(3, 6, 3, Stage::ViewerQueue), (0, 3, 3, Stage::Budget)]);
+}
+
+#[test]
+fn a_description_that_is_shed_comes_again() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
+    hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    outputs(&mut hub);
+    assert!(hub.shed(), "the replay waits");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    let out = outputs(&mut hub);
+    assert!(out.contains(&Output::Data { to: VIEWER }), "the connection is woken: {out:?}");
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1]);
+}
+
+#[test]
+fn an_end_that_is_shed_comes_when_there_is_room() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
+    hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
+    assert!(hub.shed());
+    outputs(&mut hub);
+    assert!(sequences(&mut hub, VIEWER).is_empty());
+    assert_eq!(notices(&mut hub), [(0, 1, 1, Stage::Budget)]);
+    assert_eq!(sequences(&mut hub, VIEWER), [1]);
+}
+
+#[test]
+fn blocks_wait_for_the_notices_before_them() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
+    outputs(&mut hub);
+    assert!(hub.poll_data(VIEWER).is_some());
+}
+
+#[test]
+fn a_stream_that_comes_in_the_middle_begins_there() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    outputs(&mut hub);
+    let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
+    for _ in 0..3 {
+        block(&mut packer, 10); // settled with a relay that is no more
+    }
+    hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
+    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    let begins = |output: &Output| {
+        matches!(output, Output::Control { to: VIEWER, control: Control::Join { next_sequence: 4, status } }
+            if status.packets == 3)
+    };
+    let out = outputs(&mut hub);
+    assert!(out.iter().any(begins), "{out:?}");
+}
+
+#[test]
+fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
+    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
+    let (owner, mut packer) = (PeerId(100), packer());
+    far.add_worker(owner, 1 << 20);
+    let key = packer.key();
+    far.handle_join(owner, StreamStatus { key, ..StreamStatus::default() }, 0);
+    far.handle_block(owner, block(&mut packer, 10)).expect("well formed");
+    block(&mut packer, 10);
+    let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
+    far.handle_skipped(&gap.control(key, Stage::WorkerQueue));
+    far.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    assert_eq!(notices(&mut far), [(1, 2, 1, Stage::WorkerQueue)]);
+}
+
+#[test]
+fn another_worker_learns_that_a_table_has_grown() {
+    let mut owner = hub(1 << 20);
+    owner.add_worker(OTHER, 1 << 20);
+    for interfaces in [vec!["eth0".to_owned()], vec!["eth0".to_owned(), "eth1".to_owned()]] {
+        owner.handle_stream(SNIFFER, 0, interfaces, None, 5).expect("a publisher");
+    }
+    let joins = outputs(&mut owner);
+    let grown = |output: &Output| {
+        matches!(output, Output::Control { to: OTHER, control: Control::Join { status, .. } }
+            if status.interfaces.len() == 2)
+    };
+    assert!(joins.iter().any(grown), "{joins:?}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::message::StreamStatus;
 pub(super) struct Delivery {
     /// The shared block.
     pub bytes: Bytes,
+    key: StreamKey,
     /// What it settles; a replayed description settles nothing.
     settles: Option<(StreamKey, u64)>,
     gap: Gap,
@@ -32,7 +33,12 @@ pub(super) struct Viewer {
     in_flight: VecDeque<Option<(StreamKey, u64)>>,
     data_sent: u64,
     joined: HashSet<StreamKey>,
-    skips: HashMap<StreamKey, (Gap, Stage)>,
+    /// What is being skipped, by stream. An empty list: a replayed description was dropped.
+    skips: HashMap<StreamKey, Vec<(Gap, Stage)>>,
+    /// Streams given up whose queued blocks go first, and why.
+    gone: Vec<(StreamKey, String)>,
+    /// Control messages for this peer that the hub has not handed out yet.
+    pub controls_due: usize,
     worker_takers: (u32, bool),
 }
 
@@ -48,6 +54,8 @@ impl Viewer {
             data_sent: 0,
             joined: HashSet::new(),
             skips: HashMap::new(),
+            gone: Vec::new(),
+            controls_due: 0,
             worker_takers: (0, false),
         }
     }
@@ -82,6 +90,7 @@ impl Viewer {
     pub fn leave(&mut self, key: StreamKey) {
         self.joined.remove(&key);
         self.skips.remove(&key);
+        self.gone.retain(|(of, _)| *of != key);
     }
 
     pub fn joined(&self) -> Vec<StreamKey> {
@@ -92,9 +101,48 @@ impl Viewer {
         self.marks
     }
 
-    /// Nothing waits and nothing is being skipped.
+    /// Nothing waits, here or in the connection, and nothing is being skipped. Between workers
+    /// nothing overtakes what was handed over.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.skips.is_empty()
+        let has_sent = self.is_worker() || self.in_flight.is_empty();
+        self.queue.is_empty() && self.skips.is_empty() && has_sent
+    }
+
+    /// Nothing waits here.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Streams being skipped.
+    pub fn skipped(&self) -> Vec<StreamKey> {
+        let mut keys: Vec<_> = self.skips.keys().copied().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Whether a control message to this peer would overtake blocks of a stream.
+    fn has_unsent(&self, key: StreamKey) -> bool {
+        let of_stream = |settles: &Option<(StreamKey, u64)>| settles.is_some_and(|(of, _)| of == key);
+        self.queue.iter().any(|delivery| of_stream(&delivery.settles))
+            || (!self.is_worker() && self.in_flight.iter().any(of_stream))
+    }
+
+    /// A stream is given up: told once its blocks have gone.
+    pub fn give_up(&mut self, key: StreamKey, reason: String) {
+        self.gone.push((key, reason));
+    }
+
+    /// A stream is live again.
+    pub fn revive(&mut self, key: StreamKey) {
+        self.gone.retain(|(of, _)| *of != key);
+    }
+
+    /// Streams given up of which nothing waits any more.
+    pub fn take_gone(&mut self) -> Vec<(StreamKey, String)> {
+        let (waiting, gone) =
+            self.gone.drain(..).collect::<Vec<_>>().into_iter().partition(|(key, _)| self.has_unsent(*key));
+        self.gone = waiting;
+        gone
     }
 
     pub fn queued_bytes(&self) -> usize {
@@ -124,39 +172,36 @@ impl Viewer {
     }
 
     pub fn skip(&mut self, header: &Header) {
-        let (gap, _) = self.skips.entry(header.key).or_insert((
-            Gap { first_sequence: header.sequence, next_sequence: header.sequence, packets: 0, bytes: 0 },
-            if self.matcher.is_none() { Stage::WorkerQueue } else { Stage::ViewerQueue },
-        ));
-        gap.next_sequence = header.sequence + 1;
-        gap.packets += u64::from(header.packet_count);
-        gap.bytes += u64::from(header.byte_count);
+        let stage = if self.is_worker() { Stage::WorkerQueue } else { Stage::ViewerQueue };
+        self.add_skip(header.key, Gap::of(header), stage);
+    }
+
+    fn add_skip(&mut self, key: StreamKey, more: Gap, stage: Stage) {
+        let gaps = self.skips.entry(key).or_default();
+        match gaps.iter_mut().find(|(_, of)| *of == stage) {
+            Some((gap, _)) => gap.add(more),
+            None => gaps.push((more, stage)),
+        }
     }
 
     /// The stream goes on: what was skipped until now.
-    pub fn end_skip(&mut self, key: StreamKey) -> Option<(Gap, Stage)> {
+    pub fn end_skip(&mut self, key: StreamKey) -> Option<Vec<(Gap, Stage)>> {
         self.skips.remove(&key)
     }
 
-    /// Queues a block; whether the queue was empty before.
-    pub fn push(&mut self, block: &PackedBlock) -> bool {
+    /// Queues a block.
+    pub fn push(&mut self, block: &PackedBlock) {
         let header = block.header();
-        let gap = Gap {
-            first_sequence: header.sequence,
-            next_sequence: header.sequence + 1,
-            packets: header.packet_count.into(),
-            bytes: header.byte_count.into(),
-        };
+        let gap = Gap::of(header);
         let settles = Some((header.key, header.sequence));
         self.queued_bytes += block.bytes().len();
-        self.queue.push_back(Delivery { bytes: block.bytes().clone(), settles, gap });
-        self.queue.len() == 1
+        self.queue.push_back(Delivery { bytes: block.bytes().clone(), key: header.key, settles, gap });
     }
 
     /// Queues a description again, which settles nothing.
-    pub fn push_replay(&mut self, bytes: Bytes) {
+    pub fn push_replay(&mut self, key: StreamKey, bytes: Bytes) {
         self.queued_bytes += bytes.len();
-        self.queue.push_back(Delivery { bytes, settles: None, gap: Gap::default() });
+        self.queue.push_back(Delivery { bytes, key, settles: None, gap: Gap::default() });
     }
 
     pub fn pop(&mut self) -> Option<Delivery> {
@@ -196,15 +241,13 @@ impl Viewer {
     /// Drops what is queued and skips its streams from there: stream, sequence and packets of each.
     pub fn drop_queue(&mut self, stage: Stage) -> Vec<(StreamKey, u64, u64)> {
         let mut dropped = Vec::new();
-        for delivery in self.queue.drain(..) {
-            let Some((key, sequence)) = delivery.settles else { continue };
+        for delivery in std::mem::take(&mut self.queue) {
+            let Some((key, sequence)) = delivery.settles else {
+                self.skips.entry(delivery.key).or_default(); // it is replayed before the next block
+                continue;
+            };
             dropped.push((key, sequence, delivery.gap.packets));
-            let (gap, _) = self.skips.entry(key).or_insert((delivery.gap, stage));
-            if gap.next_sequence <= delivery.gap.first_sequence && *gap != delivery.gap {
-                gap.next_sequence = delivery.gap.next_sequence;
-                gap.packets += delivery.gap.packets;
-                gap.bytes += delivery.gap.bytes;
-            }
+            self.add_skip(key, delivery.gap, stage);
         }
         self.queued_bytes = 0;
         dropped
