@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use wire::log::Format;
 use wire::units::parse_size;
 
 /// Forwards packets from sniffers to viewers, without decoding them.
@@ -32,16 +33,7 @@ pub struct Args {
     #[arg(long)]
     pub insecure: bool,
 
-    /// How log lines look on standard error. RUST_LOG sets the level (default info).
+    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, an object a line.
-    Json,
+    pub log_format: Format,
 }

@@ -19,17 +19,16 @@ use mio::net::TcpListener;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 use wire::pool::Pool;
 
-use args::{Args, LogFormat};
+use args::Args;
 use config::Config;
 use inbox::Inboxes;
 use worker::Worker;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_format);
+    wire::log::start(args.log_format, "info");
     let config = match Config::new(&args) {
         Ok(config) => config,
         Err(error) => {
@@ -94,20 +93,4 @@ fn stop_on_signal(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>) -> std::io::Resu
         }
     });
     Ok(())
-}
-
-fn start_log(format: LogFormat) {
-    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = match "tungstenite=warn".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

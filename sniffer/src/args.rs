@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, ValueEnum};
+use wire::log::Format;
 use wire::units::{parse_size, parse_time};
 
 /// Captures packets and sends them to a relay, compressed, complete and counted.
@@ -83,9 +84,9 @@ pub struct Args {
     #[arg(long)]
     pub include_self: bool,
 
-    /// How log lines look on standard error. RUST_LOG sets the level (default info).
+    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    pub log_format: Format,
 }
 
 /// Fan-out modes (PACKET_FANOUT, packet(7)).
@@ -110,13 +111,4 @@ pub enum CompressionArg {
     Lz4,
     /// Not at all.
     None,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, an object a line.
-    Json,
 }

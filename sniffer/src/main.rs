@@ -25,11 +25,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 use wire::block::{Epoch, StreamKey};
 use wire::pool::Pool;
 
-use args::{Args, LogFormat};
+use args::Args;
 use capture::CaptureConfig;
 use config::{Config, Source};
 use fleet::Fleet;
@@ -41,7 +40,7 @@ pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_format);
+    wire::log::start(args.log_format, "info");
     if args.list_interfaces {
         return list_interfaces();
     }
@@ -188,20 +187,4 @@ pub fn text(error: &dyn std::error::Error) -> String {
 fn fail(status: u8, text: &str) -> ExitCode {
     eprintln!("sniffer: {text}");
     ExitCode::from(status)
-}
-
-fn start_log(format: LogFormat) {
-    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = match "tungstenite=warn".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

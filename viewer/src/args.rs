@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use wire::log::Format;
 use wire::units::parse_time;
 
 /// Takes packets from a relay and writes them as pcapng: viewer | wireshark -k -i -
@@ -58,16 +59,7 @@ pub struct Args {
     #[arg(short = 'q', long)]
     pub quiet: bool,
 
-    /// How log lines look on standard error. RUST_LOG sets the level (default warn).
+    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default warn).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, an object a line.
-    Json,
+    pub log_format: Format,
 }

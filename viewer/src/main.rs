@@ -30,9 +30,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use mio::Waker;
-use tracing_subscriber::EnvFilter;
 
-use args::{Args, LogFormat};
+use args::Args;
 use config::{Config, Target};
 use network::{End, Network};
 use output::{Output, Stop, io_text, say};
@@ -47,7 +46,7 @@ const JOIN_TICK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_log(args.log_format);
+    wire::log::start(args.log_format, "warn");
     let config = match Config::new(&args, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(error) => {
@@ -172,18 +171,4 @@ fn stop_on_signal(stop: &Arc<AtomicBool>, waker: Arc<Waker>) -> io::Result<()> {
 #[cfg(not(unix))]
 fn stop_on_signal(stop: &Arc<AtomicBool>, _waker: Arc<Waker>) -> io::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(stop)).map(drop)
-}
-
-fn start_log(format: LogFormat) {
-    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let filter = match "tungstenite=warn".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

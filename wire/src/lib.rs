@@ -25,6 +25,7 @@ pub mod downlink;
 pub mod hub;
 pub mod interface;
 pub mod ledger;
+pub mod log;
 pub mod message;
 pub mod pack;
 pub mod pcapng;
