@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bpf::Exclusion;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::{debug, info, warn};
 use wire::block::{Epoch, Kind};
 use wire::clock::wall_ns;
@@ -373,6 +373,9 @@ impl Sender {
     fn lose(&mut self, now: Instant, why: String) {
         if let Some(mut connection) = self.connection.take() {
             self.sent_on_closed += connection.bytes_sent_and_received().0;
+            // The kernel would go on sending what the relay has not acknowledged, for minutes and
+            // after the flow's exclusion has given way to later ones. It is kept here and sent anew.
+            let _ = SockRef::from(&*connection.stream_mut()).set_linger(Some(Duration::ZERO));
             let _ = self.poll.registry().deregister(connection.stream_mut());
             self.uplink.handle_disconnected();
         }

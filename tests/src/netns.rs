@@ -17,7 +17,8 @@ pub fn is_available() -> bool {
     available || !crate::skip("network namespaces need root and ip(8)")
 }
 
-fn ip(arguments: &[&str]) {
+/// `ip ...`, which must succeed.
+pub fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().expect("ip runs");
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
