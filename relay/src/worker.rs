@@ -274,6 +274,8 @@ impl Worker {
 
     /// Gives a connection what the hub has for it, as long as it takes it, and sends.
     fn feed(&mut self, id: u64, now: Instant) {
+        // What the hub has to say of a stream, that it is joined above all, goes before its blocks.
+        self.do_outputs(now);
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let mut fed = false;
