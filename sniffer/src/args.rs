@@ -77,7 +77,8 @@ pub struct Args {
     pub compression: CompressionArg,
 
     /// With --read: do not wait for a viewer.
-    #[arg(long, requires = "read")]
+    // Not `requires = "read"`: clap drops that where --interface, which excludes --read, is given.
+    #[arg(long, conflicts_with_all = ["interface", "list_interfaces"])]
     pub no_wait: bool,
 
     /// Capture the sniffer's own connection to the relay too. It feeds on itself: for debugging.

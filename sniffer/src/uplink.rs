@@ -103,6 +103,15 @@ pub struct Sender {
     reports: BTreeMap<u32, Report>,
 }
 
+/// Text that may be a peer's, made harmless for a terminal.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
+    }
+    out
+}
+
 impl Sender {
     /// A poll and the packing end of its hand-over.
     pub fn channel() -> io::Result<(Poll, Handover, Receiver<Handed>)> {
@@ -371,6 +380,7 @@ impl Sender {
 
     /// The line is lost, or was never had: says so once, and tries again later.
     fn lose(&mut self, now: Instant, why: String) {
+        let why = printable(&why);
         if let Some(mut connection) = self.connection.take() {
             self.sent_on_closed += connection.bytes_sent_and_received().0;
             // The kernel would go on sending what the relay has not acknowledged, for minutes and

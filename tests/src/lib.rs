@@ -4,9 +4,12 @@
 //! Nothing here sleeps and hopes: every wait is for an event, with a deadline that only a hang
 //! reaches.
 
+pub mod judge;
 pub mod live;
 pub mod netns;
+pub mod peer;
 pub mod process;
+pub mod samples;
 pub mod tshark;
 
 use std::path::PathBuf;

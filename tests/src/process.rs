@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,21 +35,37 @@ impl Ended {
 }
 
 impl Process {
-    /// Starts `command`; standard error is kept and echoed, the rest is as the command says.
+    /// Starts `command`; standard error is kept and echoed, standard input is empty, the rest is as
+    /// the command says.
     pub fn start(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()), true)
+    }
+
+    /// The same without the echo: for programs by the hundred.
+    pub fn start_quietly(command: &mut Command) -> Self {
+        Self::spawn(command.stdin(Stdio::null()), false)
+    }
+
+    /// Starts `command` with a pipe as its standard input.
+    pub fn start_piped(command: &mut Command) -> (Self, ChildStdin) {
+        let mut process = Self::spawn(command.stdin(Stdio::piped()), true);
+        let stdin = process.child.stdin.take().expect("piped");
+        (process, stdin)
+    }
+
+    fn spawn(command: &mut Command, echo: bool) -> Self {
         let name = command.get_program().to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child =
+            command.stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = child.stderr.take().expect("piped");
         let lines = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let shared = Arc::clone(&lines);
         let title = name.clone();
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("[{title}] {line}");
+                if echo {
+                    eprintln!("[{title}] {line}");
+                }
                 shared.0.lock().expect("no reader panics").push(line);
                 shared.1.notify_all();
             }
@@ -85,6 +101,11 @@ impl Process {
             assert!(Instant::now() < deadline, "{} did not say {text:?}: {lines:?}", self.name);
             lines = shared.1.wait_timeout(lines, Duration::from_millis(50)).expect("no reader panics").0;
         }
+    }
+
+    /// Standard error so far.
+    pub fn said(&self) -> String {
+        self.lines.0.lock().expect("no reader panics").join("\n")
     }
 
     /// Sends a signal by name, `TERM` or `KILL`.

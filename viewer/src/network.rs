@@ -58,9 +58,9 @@ pub enum LinkError {
     NoAddress,
     #[error("{}", connection_text(.0))]
     Connection(#[from] ConnectionError),
-    #[error("{0}")]
+    #[error("{}", printable(&.0.to_string()))]
     Protocol(#[from] DownlinkError),
-    #[error("{0}")]
+    #[error("{}", printable(&.0.to_string()))]
     Message(#[from] MessageError),
     #[error("poll: {}", io_text(.0))]
     Poll(io::Error),
