@@ -23,6 +23,8 @@ pub enum Note {
     Block(Bytes),
     /// About a stream of mine, or about who takes yours.
     Control(Control),
+    /// Memory is short: viewers behind you that are far behind must make room.
+    Shed,
     /// My viewers have settled the blocks of a stream of yours below this sequence.
     Settled(StreamKey, u64),
 }

@@ -19,6 +19,7 @@ use mio::net::TcpListener;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
+use wire::block::Epoch;
 use wire::pool::Pool;
 
 use args::Args;
@@ -55,9 +56,10 @@ fn run(config: &Config) -> Result<(), String> {
     let pool = Pool::new(config.memory_bytes);
     let (inboxes, receivers) = Inboxes::new(config.workers).map_err(|error| format!("poll: {error}"))?;
     let inboxes = Arc::new(inboxes);
+    let instance = fresh_instance().map_err(|error| format!("random numbers: {error}"))?;
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {
-        workers.push(Worker::new(index, config, pool.clone(), Arc::clone(&inboxes), receiver));
+        workers.push(Worker::new(index, instance, config, pool.clone(), Arc::clone(&inboxes), receiver));
     }
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(Arc::clone(&stop), Arc::clone(&inboxes)).map_err(|error| format!("signals: {error}"))?;
@@ -81,6 +83,13 @@ fn run(config: &Config) -> Result<(), String> {
         result = result.and(ended);
     }
     result.map_err(|error| format!("worker: {error}"))
+}
+
+/// Tells viewers that come back whether this is still the same relay.
+fn fresh_instance() -> std::io::Result<Epoch> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(Epoch(u64::from_ne_bytes(bytes)))
 }
 
 fn stop_on_signal(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>) -> std::io::Result<()> {

@@ -36,6 +36,8 @@ pub struct Peer {
     pub role: Role,
     /// Its address, as it is shown.
     pub address: String,
+    /// A viewer has said what it wants.
+    pub has_subscribed: bool,
     /// When it was adopted.
     pub since: Instant,
     /// It stands in the worker's list of those that have something to do.
@@ -46,7 +48,7 @@ impl Peer {
     /// A connection, not listed.
     pub fn new(newcomer: Newcomer, now: Instant) -> Self {
         let Newcomer { connection, role, address } = newcomer;
-        Self { connection, role, address, since: now, is_listed: false }
+        Self { connection, role, address, has_subscribed: false, since: now, is_listed: false }
     }
 
     /// `sniffer web-3 (10.0.0.1:5555)`.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info, warn};
-use wire::block::{Epoch, StreamKey};
+use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId};
@@ -26,6 +26,14 @@ use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
 
+/// Messages of one connection handled before the others get their turn.
+const MESSAGES_PER_TURN: u32 = 64;
+/// Connections accepted before those that are there get their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Most connections that have not said hello; beyond it new ones wait in the kernel.
+const STRANGERS_MAX: usize = 512;
+/// How often a buffer is looked for while one is wanted: another worker may have freed it.
+const STARVED_TICK: Duration = Duration::from_millis(10);
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How often clocks are checked.
 const TICK: Duration = Duration::from_millis(500);
@@ -67,6 +75,8 @@ pub struct Worker {
     peers: HashMap<u64, Peer>,
     next_id: u64,
     next_viewer_worker: usize,
+    /// Connections that have not said hello.
+    strangers: usize,
     /// Connections that have something to do.
     ready: VecDeque<u64>,
     /// Connections whose reading waits for a buffer.
@@ -83,7 +93,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that has no connections yet.
-    pub fn new(index: usize, config: &Config, pool: Pool, inboxes: Arc<Inboxes>, inbox: Inbox) -> Self {
+    pub fn new(
+        index: usize,
+        instance: Epoch,
+        config: &Config,
+        pool: Pool,
+        inboxes: Arc<Inboxes>,
+        inbox: Inbox,
+    ) -> Self {
         let mut hub = Hub::new(HubConfig { viewer_queue_bytes: config.viewer_queue_bytes });
         for other in (0..inboxes.len()).filter(|other| *other != index) {
             hub.add_worker(worker_peer(other), config.viewer_queue_bytes);
@@ -91,7 +108,7 @@ impl Worker {
         let workers = inboxes.len();
         Self {
             index,
-            instance: Epoch(wall_ns()),
+            instance,
             poll: inbox.poll,
             inbox: inbox.notes,
             inboxes,
@@ -102,6 +119,7 @@ impl Worker {
             peers: HashMap::new(),
             next_id: 1,
             next_viewer_worker: 0,
+            strangers: 0,
             ready: VecDeque::new(),
             starved: Vec::new(),
             told_settled: HashMap::new(),
@@ -137,8 +155,12 @@ impl Worker {
 
     fn turn(&mut self, events: &mut Events, tick_due: Instant) -> io::Result<()> {
         let now = Instant::now();
-        let timeout =
-            if self.ready.is_empty() { tick_due.saturating_duration_since(now) } else { Duration::ZERO };
+        let can_accept = self.accepting && self.strangers < STRANGERS_MAX;
+        let timeout = match self.ready.is_empty() && !can_accept {
+            true if self.starved.is_empty() => tick_due.saturating_duration_since(now),
+            true => tick_due.saturating_duration_since(now).min(STARVED_TICK),
+            false => Duration::ZERO,
+        };
         match self.poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             other => other?,
@@ -184,9 +206,11 @@ impl Worker {
     }
 
     fn accept(&mut self, now: Instant) {
-        while self.accepting
-            && let Some(listener) = &self.listener
-        {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.accepting) else { return };
+            if self.strangers >= STRANGERS_MAX {
+                return; // looked at again when one has left
+            }
             match listener.accept() {
                 Ok((stream, address)) => {
                     let connection = Connection::server(stream, now);
@@ -218,6 +242,7 @@ impl Worker {
             return;
         }
         let role = newcomer.role.clone();
+        self.strangers += usize::from(role == Role::Stranger);
         self.peers.insert(id, Peer::new(newcomer, now));
         match role {
             Role::Stranger => {}
@@ -250,10 +275,18 @@ impl Worker {
     /// One connection's turn: reads its messages, feeds it blocks, sends.
     fn serve(&mut self, id: u64, now: Instant) {
         let mut share = ReadShare::default();
-        loop {
+        for message in 0.. {
             let Some(peer) = self.peers.get_mut(&id) else { return };
+            if message == MESSAGES_PER_TURN {
+                self.list(id); // whole messages may wait in the connection: no event tells of them
+                break;
+            }
             let handled = match peer.connection.receive(now, &self.pool, &mut share) {
-                Ok(Some(received)) => self.handle_received(id, received, now),
+                Ok(Some(received)) => {
+                    let handled = self.handle_received(id, received, now);
+                    self.do_outputs(now);
+                    handled
+                }
                 Ok(None) => break,
                 Err(error) => Err(Fault::Connection(error)),
             };
@@ -278,22 +311,27 @@ impl Worker {
         self.do_outputs(now);
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
+            let is_viewer = peer.role == Role::Subscriber;
+            let had_room = is_viewer && peer.connection.wants_data();
             let mut fed = false;
-            if peer.role == Role::Subscriber {
-                while peer.connection.wants_data()
-                    && let Some((envelope, block)) = self.hub.poll_data(PeerId(id))
-                {
-                    peer.connection.queue_data(envelope, block);
-                    fed = true;
-                }
+            while is_viewer
+                && peer.connection.wants_data()
+                && let Some((envelope, block)) = self.hub.poll_data(PeerId(id))
+            {
+                peer.connection.queue_data(envelope, block);
+                fed = true;
             }
             if let Err(error) = peer.connection.drive(now) {
                 return self.fail(id, Fault::Connection(error), now);
             }
-            if peer.role == Role::Subscriber {
-                self.hub.handle_data_sent(PeerId(id), peer.connection.data_sent());
+            if !is_viewer {
+                return;
             }
-            if !fed || !peer.connection.is_flushed() {
+            self.hub.handle_data_sent(PeerId(id), peer.connection.data_sent());
+            // After a flush there may be room that was not there when feeding was tried, and no
+            // event would tell.
+            let more = peer.connection.is_flushed() && peer.connection.wants_data() && (fed || !had_room);
+            if !more {
                 return;
             }
         }
@@ -305,9 +343,7 @@ impl Worker {
             Received::Data(message) => {
                 Envelope::parse(&message).map_err(|error| Fault::Peer(error.to_string()))?;
                 let block = message.slice(ENVELOPE_BYTES..);
-                self.hub.handle_block(PeerId(id), block).map_err(|error| Fault::Peer(error.to_string()))?;
-                self.do_outputs(now);
-                Ok(())
+                self.hub.handle_block(PeerId(id), block).map_err(|error| Fault::Peer(error.to_string()))
             }
             Received::Control(json) => {
                 let control = Control::from_json(&json).map_err(|error| Fault::Peer(error.to_string()))?;
@@ -349,7 +385,11 @@ impl Worker {
                 self.hub.handle_mark(PeerId(id), *epoch, stream, complete_through_ns);
                 Ok(())
             }
+            (Role::Subscriber, Control::Subscribe { .. }) if peer.has_subscribed => {
+                Err(Fault::Peer("a second subscription".to_owned()))
+            }
             (Role::Subscriber, Control::Subscribe { selection }) => {
+                peer.has_subscribed = true;
                 self.hub.add_viewer(PeerId(id), &selection).map_err(refuse)
             }
             (Role::Subscriber, Control::List) => {
@@ -376,6 +416,7 @@ impl Worker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.connection.trust(matches!(role, Role::Publisher(..)));
         peer.role = role.clone();
+        self.strangers -= 1;
         if to != self.index {
             let Some(mut peer) = self.peers.remove(&id) else { return };
             let Ok(()) = self.poll.registry().deregister(peer.connection.stream_mut()) else { return };
@@ -398,6 +439,8 @@ impl Worker {
             match note {
                 Note::Adopt(newcomer) => self.adopt(*newcomer, now),
                 Note::Block(bytes) => {
+                    // Blocks may wait at the other worker for room here.
+                    self.wake[from] |= self.inboxes.queued_bytes(self.index) >= INBOX_BYTES_MAX / 2;
                     self.inboxes.taken(self.index, bytes.len());
                     // The other worker has checked it; a stream it gave up meanwhile is unknown.
                     if let Err(error) = self.hub.handle_block(peer, bytes) {
@@ -415,6 +458,7 @@ impl Worker {
                     self.hub.handle_worker_takers(peer, viewers, marks);
                 }
                 Note::Control(control) => self.hub.handle_skipped(&control),
+                Note::Shed => self.shed(),
                 Note::Settled(key, through) => {
                     self.hub.handle_worker_settled(peer, key, through);
                 }
@@ -478,13 +522,18 @@ impl Worker {
         }
     }
 
-    /// Connections whose reading waits for a buffer: the viewer that is furthest behind makes room.
+    /// Connections whose reading waits for a buffer: the viewers that are furthest behind make
+    /// room, here and behind the other workers.
     fn feed_starved(&mut self) {
         if self.starved.is_empty() {
             return;
         }
-        if self.pool.used_bytes() > self.pool.budget_bytes() / 8 * 7 {
-            self.hub.shed();
+        if self.is_short_of_memory() {
+            self.shed();
+            for other in (0..self.inboxes.len()).filter(|other| *other != self.index) {
+                self.inboxes.send(self.index, other, Note::Shed);
+                self.wake[other] = true;
+            }
         }
         for id in std::mem::take(&mut self.starved) {
             if let Some(peer) = self.peers.get_mut(&id) {
@@ -492,6 +541,17 @@ impl Worker {
                 self.list(id);
             }
         }
+    }
+
+    /// Too little is left for the largest block.
+    fn is_short_of_memory(&self) -> bool {
+        let budget = self.pool.budget_bytes();
+        self.pool.used_bytes() + (BLOCK_BYTES_MAX * 3 / 2).max(budget / 8) > budget
+    }
+
+    /// Viewers share blocks, so several may have to lose their queues before memory is free.
+    fn shed(&mut self) {
+        while self.is_short_of_memory() && self.hub.shed() {}
     }
 
     fn handle_tick(&mut self, now: Instant) {
@@ -503,6 +563,9 @@ impl Worker {
             if is_silent && now.saturating_duration_since(peer.since) >= HELLO_TIME {
                 self.fail(id, Fault::Peer(format!("no hello within {} s", HELLO_TIME.as_secs())), now);
                 continue;
+            }
+            if peer.connection.wants_buffer() {
+                peer.connection.set_paused(now); // it is us who do not read
             }
             let was_flushed = peer.connection.is_flushed();
             match peer.connection.handle_timeout(now, clock_ns) {
@@ -530,7 +593,7 @@ impl Worker {
         };
         let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
-            info!("{}: {reason}{held_back}", peer.title());
+            info!("{}: {}{held_back}", peer.title(), printable(&reason));
         }
         let now_ms = now.duration_since(self.started).as_millis() as u64;
         self.hub.remove_peer(PeerId(id), now_ms);
@@ -547,6 +610,7 @@ impl Worker {
 
     fn remove(&mut self, id: u64) {
         if let Some(mut peer) = self.peers.remove(&id) {
+            self.strangers -= usize::from(peer.role == Role::Stranger);
             // Closing the descriptor ends it in any case.
             let _ = self.poll.registry().deregister(peer.connection.stream_mut());
         }
@@ -591,6 +655,11 @@ impl Worker {
         );
         Ok(())
     }
+}
+
+/// Text of a peer, fit for a log: no line of its own, nothing that a terminal obeys.
+fn printable(text: &str) -> String {
+    text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
 }
 
 /// What is wrong with a connection.

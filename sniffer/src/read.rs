@@ -17,7 +17,7 @@ use wire::Interface;
 use wire::block::{Kind, StreamKey};
 use wire::capture_file::{CaptureFileError, CaptureReader, Item, Packet};
 use wire::clock::wall_ns;
-use wire::description::Description;
+use wire::description::{Description, JSON_BYTES_MAX};
 use wire::ledger::{InterfaceTotals, Report};
 use wire::pack::{PackError, Packer};
 
@@ -29,9 +29,9 @@ use crate::handover::{Handed, Handover, Pace, Wakeup};
 /// nothing is skipped.
 const UNDER_WAY_BYTES_MAX: u64 = 16 << 20;
 
-/// Most bytes of the names and descriptions of a file's interfaces: as JSON, escaped at worst, they
-/// have to fit a block.
-const TABLE_BYTES_MAX: usize = 2 << 20;
+/// Most bytes of a file's table of interfaces as JSON, which a description has to hold beside the
+/// names of sniffer and file.
+const TABLE_BYTES_MAX: usize = JSON_BYTES_MAX - (16 << 10);
 
 /// Why a file cannot be sent.
 #[derive(Debug, Error)]
@@ -254,9 +254,7 @@ impl Sending {
             Some(expression) => bpf::compile(expression, interface.link_type, self.snaplen)?,
             None => Program::accept_all(self.snaplen),
         };
-        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let texts = [&interface.description, &interface.filter, &interface.os, &interface.hardware];
-        self.table_bytes += 256 + interface.name.len() + texts.into_iter().map(text).sum::<usize>();
+        self.table_bytes += serde_json::to_vec(&interface).map_or(0, |json| json.len() + 1);
         if self.table_bytes > TABLE_BYTES_MAX {
             return Err(ReadError::Table { path: self.path.clone(), interfaces: self.programs.len() + 1 });
         }

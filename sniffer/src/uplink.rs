@@ -43,6 +43,8 @@ const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(500);
 /// Time at the end for what is captured to be sent and settled.
 const STOP_TIME: Duration = Duration::from_secs(5);
+/// Most bytes of the interface names in an announcement.
+const ANNOUNCED_BYTES_MAX: usize = 32 << 10;
 /// Unsent bytes that the kernel may hold: more would be old data in front of live packets.
 const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 
@@ -254,8 +256,8 @@ impl Sender {
                     // An interface of a file that has no name goes by the file's, as viewers show it.
                     let file = description.file.as_deref().unwrap_or_default();
                     let name = |one: &str| if one.is_empty() { file } else { one }.to_owned();
-                    let interfaces: Vec<String> =
-                        description.interfaces.iter().map(|one| name(&one.name)).collect();
+                    let names = description.interfaces.iter().map(|one| name(&one.name));
+                    let interfaces = bounded(names);
                     let title = description.file.clone().unwrap_or_else(|| interfaces.join(","));
                     self.names.insert(stream, title);
                     let filter = description.interfaces.iter().find_map(|one| one.filter.clone());
@@ -465,18 +467,21 @@ impl Sender {
             while let Some(control) = self.uplink.poll_control() {
                 connection.queue_control(&control);
             }
+            if is_held {
+                break;
+            }
+            let had_room = connection.wants_data();
             let mut fed = false;
-            while !is_held
-                && connection.wants_data()
+            while connection.wants_data()
                 && let Some((envelope, block)) = self.uplink.poll_data()
             {
                 connection.queue_data(envelope, block);
                 fed = true;
             }
-            if !is_held {
-                connection.drive(now)?;
-            }
-            if !fed || !connection.is_flushed() {
+            connection.drive(now)?;
+            // After a flush there may be room that was not there when feeding was tried.
+            let more = connection.is_flushed() && connection.wants_data() && (fed || !had_room);
+            if !more {
                 break;
             }
         }
@@ -556,6 +561,18 @@ impl Sender {
         };
         End { summary: (!self.gave_up).then_some(summary), failure: self.failure.take() }
     }
+}
+
+/// The names that a relay is told, for its list and for choosing streams: as many as fit a short
+/// message. The description holds them all.
+fn bounded(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut room = ANNOUNCED_BYTES_MAX;
+    let mut fits = |name: &String| {
+        let takes = 8 + 6 * name.len(); // escaped at worst
+        room = room.saturating_sub(takes);
+        room > 0
+    };
+    names.take_while(|name| fits(name)).collect()
 }
 
 /// The cause of an error, as a person reads it.

@@ -10,6 +10,9 @@ use crate::Interface;
 /// Most interfaces of one stream's table.
 pub const INTERFACES_MAX: usize = 65_536;
 
+/// Most bytes of the body of a description or report: relays keep the last of each stream.
+pub const JSON_BYTES_MAX: usize = 1 << 20;
+
 /// The body of a description block (JSON).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

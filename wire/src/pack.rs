@@ -328,7 +328,7 @@ impl Packer {
         end: bool,
     ) -> Option<PackedBlock> {
         debug_assert!(!self.is_under_way(), "gathered packets come first");
-        let body = serde_json::to_vec(value).ok()?;
+        let body = serde_json::to_vec(value).ok().filter(|body| body.len() <= BODY_BYTES_MAX)?;
         let mut buffer = self.pool.take(HEADER_BYTES + body.len())?;
         buffer[HEADER_BYTES..].copy_from_slice(&body);
         let header = Header {

@@ -121,6 +121,15 @@ impl Buffer {
         self.len = self.len.min(len);
     }
 
+    /// Makes the buffer `len` bytes long, if its memory is: what is added is old content.
+    pub fn set_len(&mut self, len: usize) -> bool {
+        let fits = len <= self.memory.len();
+        if fits {
+            self.len = len;
+        }
+        fits
+    }
+
     /// Bytes of memory behind the buffer, at least its length.
     pub fn capacity(&self) -> usize {
         self.memory.len()

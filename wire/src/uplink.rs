@@ -176,7 +176,9 @@ impl Uplink {
         self.arrivals += 1;
         stream.retained.push_back(Retained { block, arrival, was_sent: false, in_flight: false });
         self.totals.retained_bytes += bytes;
-        self.unsent.push_back((arrival, number, sequence));
+        if self.state != State::Offline {
+            self.unsent.push_back((arrival, number, sequence)); // else when there is a line again
+        }
         if self.totals.retained_bytes > self.memory_bytes {
             self.relieve(self.memory_bytes);
         }
@@ -221,6 +223,12 @@ impl Uplink {
     pub fn handle_connected(&mut self, clock_ns: u64) {
         self.state = State::AwaitWelcome;
         self.control.clear();
+        self.unsent.clear();
+        for (number, stream) in &self.streams {
+            let all = stream.retained.iter();
+            self.unsent.extend(all.map(|one| (one.arrival, *number, one.block.header().sequence)));
+        }
+        self.unsent.make_contiguous().sort_unstable();
         self.control.push_back(Control::Hello {
             protocol: PROTOCOL,
             role: Role::Publish,
@@ -238,15 +246,13 @@ impl Uplink {
         self.unsent.clear();
         self.takers = (0, false);
         self.window_bytes = None;
-        for (number, stream) in &mut self.streams {
+        for stream in self.streams.values_mut() {
             stream.announced = false;
             stream.awaits_ack = stream.sent > 0;
             for one in &mut stream.retained {
                 one.in_flight = false;
-                self.unsent.push_back((one.arrival, *number, one.block.header().sequence));
             }
         }
-        self.unsent.make_contiguous().sort_unstable();
         self.totals.unsettled_sent_bytes = 0;
     }
 

@@ -56,7 +56,8 @@ pub fn client_response(bytes: &[u8], key: &str) -> Result<Option<usize>, Handsha
     let status = response.status();
     if status.as_u16() != 101 {
         let text = String::from_utf8_lossy(&bytes[length..]);
-        let line = text.lines().next().unwrap_or_default().chars().take(200).collect();
+        let reason = response.status().canonical_reason().unwrap_or("no reason given");
+        let line = text.lines().next().unwrap_or(reason).chars().take(200).collect();
         return Err(HandshakeError::Refused { status: status.as_u16(), text: line });
     }
     let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap_or(""));

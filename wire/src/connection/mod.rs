@@ -47,8 +47,11 @@ const COMMITTED_BYTES: usize = 1 << 20;
 const COMMITTED_MESSAGES: usize = 32;
 /// Bytes read in one turn before others get theirs.
 const READ_SHARE_BYTES: usize = 4 << 20;
-/// Most control messages that wait; a peer that lets more pile up does not read.
+/// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 4096;
+const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// How a pong of ours begins as JSON.
+const PONG_JSON: &[u8] = br#"{"type":"pong""#;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -66,7 +69,7 @@ pub enum ConnectionError {
     Dead,
     #[error("the peer closed the connection{}", reason_text(reason))]
     Closed { reason: String },
-    #[error("the peer does not read: {CONTROL_QUEUE_MAX} control messages wait")]
+    #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 16 MiB of them wait")]
     NotReading,
 }
 
@@ -127,6 +130,7 @@ pub struct Connection {
     /// The pool had no buffer for what comes next.
     wants_buffer: bool,
     control: VecDeque<(Outgoing, Vec<u8>)>,
+    control_bytes: usize,
     data: VecDeque<(Envelope, Bytes)>,
     data_bytes: usize,
     committed: VecDeque<Piece>,
@@ -173,6 +177,7 @@ impl Connection {
             writable: !is_client,
             wants_buffer: false,
             control: VecDeque::new(),
+            control_bytes: 0,
             data: VecDeque::new(),
             data_bytes: 0,
             committed: VecDeque::new(),
@@ -207,7 +212,9 @@ impl Connection {
     /// Takes messages as long as a known peer may send, rather than a stranger's.
     pub fn trust(&mut self, data_too: bool) {
         let binary_bytes = if data_too { BLOCK_BYTES_MAX + ENVELOPE_BYTES } else { HELLO_BYTES_MAX };
-        self.deframer.set_limits(Limits { text_bytes: CONTROL_BYTES_MAX, binary_bytes });
+        // A relay's list may be long; what clients say is short.
+        let text_bytes = if self.is_client { CONTROL_BYTES_MAX } else { HELLO_BYTES_MAX };
+        self.deframer.set_limits(Limits { text_bytes, binary_bytes });
     }
 
     /// The poll says that the stream is readable, writable or both.
@@ -273,7 +280,26 @@ impl Connection {
 
     /// Queues a control message.
     pub fn queue_control(&mut self, control: &Control) {
-        self.control.push_back((Outgoing::Text, control.to_json()));
+        self.push_control(Outgoing::Text, control.to_json());
+    }
+
+    fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
+        // One pong says what many would (RFC 6455, section 5.5.3): a peer that asks often while it
+        // does not read must not fill the queue.
+        let is_pong = |(kind, payload): &(Outgoing, Vec<u8>)| {
+            *kind == Outgoing::Pong || (*kind == Outgoing::Text && payload.starts_with(PONG_JSON))
+        };
+        let one = (kind, payload);
+        if is_pong(&one)
+            && let Some(waiting) =
+                self.control.iter_mut().find(|waiting| waiting.0 == kind && is_pong(waiting))
+        {
+            self.control_bytes = self.control_bytes - waiting.1.len() + one.1.len();
+            *waiting = one;
+            return;
+        }
+        self.control_bytes += one.1.len();
+        self.control.push_back(one);
     }
 
     /// Queues a data message.
@@ -303,7 +329,7 @@ impl Connection {
             end -= 1;
         }
         let payload = [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat();
-        self.control.push_back((Outgoing::Close, payload));
+        self.push_control(Outgoing::Close, payload);
         self.phase = Phase::Closing { deadline, shut: false };
     }
 
@@ -352,15 +378,15 @@ impl Connection {
     ) -> Result<Option<Received>, ConnectionError> {
         loop {
             if !self.is_open() {
-                return self.receive_handshake(now);
+                return self.receive_handshake(now, share);
             }
+            self.check_control_queue()?;
             match self.deframer.poll(pool)? {
                 Polled::Message(Incoming::Text(text)) => return Ok(Some(Received::Control(text))),
                 Polled::Message(Incoming::Binary(bytes)) => return Ok(Some(Received::Data(bytes))),
                 Polled::Message(Incoming::Pong) => continue,
                 Polled::Message(Incoming::Ping(payload)) => {
-                    self.control.push_back((Outgoing::Pong, payload));
-                    self.check_control_queue()?;
+                    self.push_control(Outgoing::Pong, payload);
                     continue;
                 }
                 Polled::Message(Incoming::Close { reason, .. }) => {
@@ -391,9 +417,13 @@ impl Connection {
         }
     }
 
-    fn receive_handshake(&mut self, now: Instant) -> Result<Option<Received>, ConnectionError> {
+    fn receive_handshake(
+        &mut self,
+        now: Instant,
+        share: &mut ReadShare,
+    ) -> Result<Option<Received>, ConnectionError> {
         let mut bytes = [0; 4096];
-        while self.readable {
+        while self.readable && share.0 > 0 {
             if let Phase::ClientHandshake { connected: false, .. } = self.phase {
                 return Ok(None); // drive() finds out whether TCP is connected
             }
@@ -408,6 +438,7 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             };
             self.last_heard = now;
+            share.0 = share.0.saturating_sub(count);
             let rest = match &mut self.phase {
                 Phase::ClientHandshake { answer, key, .. } => {
                     answer.extend_from_slice(&bytes[..count]);
@@ -494,7 +525,8 @@ impl Connection {
     }
 
     fn check_control_queue(&self) -> Result<(), ConnectionError> {
-        if self.control.len() > CONTROL_QUEUE_MAX { Err(ConnectionError::NotReading) } else { Ok(()) }
+        let is_over = self.control.len() > CONTROL_QUEUE_MAX || self.control_bytes > CONTROL_QUEUE_BYTES_MAX;
+        if is_over { Err(ConnectionError::NotReading) } else { Ok(()) }
     }
 
     /// Commits queued messages to the line, control first, and masks a client's into the send
@@ -505,6 +537,7 @@ impl Connection {
         }
         while self.committed.len() < COMMITTED_MESSAGES && self.committed_bytes < COMMITTED_BYTES {
             let (kind, envelope, payload) = if let Some((kind, payload)) = self.control.pop_front() {
+                self.control_bytes -= payload.len();
                 (kind, None, Bytes::from(payload))
             } else if let Some((envelope, block)) = self.data.pop_front() {
                 self.data_bytes -= block.len();

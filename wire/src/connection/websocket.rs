@@ -80,7 +80,23 @@ pub struct Deframer {
     end: usize,
     frame: Option<Frame>,
     /// Earlier frames of a fragmented message.
-    fragments: Option<(DataCode, Vec<u8>)>,
+    fragments: Option<(DataCode, Fragments)>,
+}
+
+/// What earlier frames of a message brought.
+#[derive(Debug)]
+enum Fragments {
+    Text(Vec<u8>),
+    Binary(Buffer),
+}
+
+impl Fragments {
+    fn len(&self) -> usize {
+        match self {
+            Fragments::Text(bytes) => bytes.len(),
+            Fragments::Binary(buffer) => buffer.len(),
+        }
+    }
 }
 
 /// The data frame being read.
@@ -90,6 +106,8 @@ struct Frame {
     is_final: bool,
     mask: Option<[u8; 4]>,
     target: Target,
+    /// Bytes of the target that earlier frames brought.
+    base: usize,
     filled: usize,
 }
 
@@ -188,7 +206,9 @@ impl Deframer {
                 }
             };
             if let Target::Wanted(len) = frame.target {
-                let Some(buffer) = pool.take(len) else { return Ok(Polled::NeedBuffer) };
+                let Some(buffer) = room_for(len, &mut self.fragments, pool) else {
+                    return Ok(Polled::NeedBuffer);
+                };
                 frame.target = Target::Pooled(buffer);
             }
             let wanted = frame.target.len() - frame.filled;
@@ -251,16 +271,19 @@ impl Deframer {
         if found > limit as u64 {
             return Err(FrameError::TooLong { found, limit });
         }
-        let length = length as usize; // at most `limit`
-        let whole = header.is_final && self.fragments.is_none();
-        let target = if whole && !is_text { Target::Wanted(length) } else { Target::Plain(vec![0; length]) };
+        let (length, before) = (length as usize, before as usize); // together at most `limit`
         self.start += header_len;
+        let (target, base) = match is_text {
+            true => (Target::Plain(vec![0; length]), 0),
+            false => (Target::Wanted(before + length), before),
+        };
         self.frame = Some(Frame {
             code: message_code,
             is_final: header.is_final,
             mask: header.mask,
             target,
-            filled: 0,
+            base,
+            filled: base,
         });
         Ok(Some(Begun::Data))
     }
@@ -268,26 +291,49 @@ impl Deframer {
     /// The frame under way is whole; so is the message if it was the last.
     fn finish_frame(&mut self) -> Result<Option<Incoming>, FrameError> {
         let Some(frame) = self.frame.take() else { return Ok(None) };
-        let bytes = match frame.target {
-            Target::Pooled(buffer) => return Ok(Some(Incoming::Binary(buffer.freeze()))),
-            Target::Plain(bytes) => bytes,
-            Target::Wanted(_) => return Ok(None),
-        };
-        let bytes = match self.fragments.take() {
-            Some((_, mut earlier)) => {
-                earlier.extend_from_slice(&bytes);
-                earlier
+        match frame.target {
+            Target::Pooled(buffer) if frame.is_final => Ok(Some(Incoming::Binary(buffer.freeze()))),
+            Target::Pooled(buffer) => {
+                self.fragments = Some((frame.code, Fragments::Binary(buffer)));
+                Ok(None)
             }
-            None => bytes,
-        };
-        if !frame.is_final {
-            self.fragments = Some((frame.code, bytes));
-            return Ok(None);
+            Target::Plain(bytes) => {
+                let text = match self.fragments.take() {
+                    Some((_, Fragments::Text(mut earlier))) => {
+                        earlier.extend_from_slice(&bytes);
+                        earlier
+                    }
+                    _ => bytes,
+                };
+                if frame.is_final {
+                    return Ok(Some(Incoming::Text(text)));
+                }
+                self.fragments = Some((frame.code, Fragments::Text(text)));
+                Ok(None)
+            }
+            Target::Wanted(_) => Ok(None),
         }
-        Ok(Some(match frame.code {
-            DataCode::Text => Incoming::Text(bytes),
-            _ => Incoming::Binary(bytes.into()),
-        }))
+    }
+}
+
+/// A buffer for a binary message of `len` bytes so far, with what earlier fragments brought at its
+/// beginning. It grows by doubling, so many fragments are not copied over and over.
+fn room_for(len: usize, fragments: &mut Option<(DataCode, Fragments)>, pool: &Pool) -> Option<Buffer> {
+    let Some((code, Fragments::Binary(mut earlier))) = fragments.take() else { return pool.take(len) };
+    if earlier.set_len(len) {
+        return Some(earlier);
+    }
+    let brought = earlier.len();
+    match pool.take(len.max(brought * 2)) {
+        Some(mut larger) => {
+            larger[..brought].copy_from_slice(&earlier);
+            larger.truncate(len);
+            Some(larger)
+        }
+        None => {
+            *fragments = Some((code, Fragments::Binary(earlier)));
+            None
+        }
     }
 }
 
@@ -302,7 +348,8 @@ impl Frame {
     fn advance(&mut self, count: usize) {
         let until = (self.filled + count).min(self.target.len());
         if let Some(mask) = self.mask {
-            apply_mask(&mut self.target.slice_mut()[self.filled..until], mask, self.filled);
+            let phase = self.filled - self.base;
+            apply_mask(&mut self.target.slice_mut()[self.filled..until], mask, phase);
         }
         self.filled = until;
     }

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
+use crate::description::JSON_BYTES_MAX;
 use crate::ledger::Stage;
 use crate::message::{Control, Envelope, Selection, StreamAck, StreamStatus};
 pub use selection::{Matcher, SelectionError};
@@ -85,6 +86,8 @@ pub enum HubError {
     UnknownStream { key: StreamKey },
     #[error("stream {key} has ended, but block {sequence} came")]
     Ended { key: StreamKey, sequence: u64 },
+    #[error("stream {key}: a description or report of {found} bytes, at most {JSON_BYTES_MAX} are taken")]
+    TooLarge { key: StreamKey, found: u32 },
     #[error("over {STREAMS_PER_PUBLISHER_MAX} streams")]
     TooManyStreams,
     #[error("block {sequence} of stream {key}: its counters go back")]
@@ -494,6 +497,9 @@ impl Hub {
         let block = PackedBlock::new(bytes)?;
         let header = *block.header();
         let key = header.key;
+        if header.kind != Kind::Packets && header.raw_bytes as usize > JSON_BYTES_MAX {
+            return Err(HubError::TooLarge { key, found: header.raw_bytes });
+        }
         if !publisher.is_worker && key.epoch != publisher.epoch {
             return Err(HubError::Epoch { found: key.epoch, expected: publisher.epoch });
         }
