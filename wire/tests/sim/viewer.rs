@@ -1,0 +1,259 @@
+//! A simulated viewer: a downlink, a reader of some speed, and the books of what it saw.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use wire::block::{Kind, PackedBlock, StreamKey};
+use wire::downlink::{Downlink, Event};
+use wire::ledger::Stage;
+use wire::message::{Control, Envelope, Selection};
+use wire::pcapng::Epbs;
+
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::sniffer::{Truth, packet};
+
+/// What a viewer saw of one stream, counted beside the downlink.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Packets before the join.
+    joined_at: u64,
+    begins: Option<u64>,
+    /// First joined on the present connection.
+    is_new: bool,
+    /// A block that belongs to the viewer has come.
+    is_started: bool,
+    /// Packets up to the end of the last block, descriptions aside.
+    through: u64,
+    /// Number that the next packet has at least.
+    next_number: u64,
+    packets: u64,
+    mark_ns: u64,
+    ended: bool,
+    gone: bool,
+}
+
+pub struct Viewer {
+    pub index: usize,
+    pub selection: Selection,
+    pub downlink: Downlink,
+    pub connection: Option<u64>,
+    pub connects_at: u64,
+    pub leaves_at: Option<u64>,
+    /// Messages read in a tick.
+    pub speed: u64,
+    pub is_stalled: bool,
+    pub has_left: bool,
+    /// Its line was cut, or the relay restarted: blocks handed to TCP may be lost unexplained.
+    pub was_cut: bool,
+    subscribed_at: Option<u64>,
+    seen: BTreeMap<StreamKey, Seen>,
+}
+
+fn globs(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Globs as this simulation uses them: `*` or `?` at one end only.
+fn matches(globs: &[String], name: &str) -> bool {
+    let one = |glob: &String| match (glob.strip_prefix('*'), glob.trim_end_matches(['*', '?'])) {
+        (Some(tail), _) => name.ends_with(tail),
+        (None, head) => name.starts_with(head),
+    };
+    globs.is_empty() || globs.iter().any(one)
+}
+
+impl Viewer {
+    pub fn new(index: usize, plan: &Plan, rng: &mut Rng) -> Self {
+        let sniffers = rng.pick(&[&[][..], &[], &["web-*"], &["db-?"], &["*-0"], &["*-1", "web-*"]]);
+        let interfaces = rng.pick(&[&[][..], &[], &["eth*"], &["wlan?"], &["eth1"]]);
+        let selection =
+            Selection { sniffers: globs(sniffers), interfaces: globs(interfaces), marks: rng.one_in(2) };
+        let connects_at = if rng.one_in(2) { 0 } else { rng.range(0, plan.ticks) };
+        let leaves = plan.leaving && rng.one_in(2);
+        Self {
+            index,
+            downlink: Downlink::new("sim".into(), Some(selection.clone())),
+            selection,
+            connection: None,
+            connects_at,
+            leaves_at: leaves.then(|| rng.range(connects_at, plan.ticks)),
+            speed: rng.pick(&[1, 2, 5, 100]),
+            is_stalled: plan.stalling && rng.one_in(2),
+            has_left: false,
+            was_cut: false,
+            subscribed_at: None,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    pub fn handle_connected(&mut self, id: u64, now: u64) {
+        self.connection = Some(id);
+        self.downlink.handle_connected(now);
+        for seen in self.seen.values_mut() {
+            seen.is_new = false;
+        }
+    }
+
+    /// Nothing comes any more.
+    pub fn finish(&mut self) -> Result<(), String> {
+        self.downlink.finish();
+        self.handle_events()
+    }
+
+    pub fn handle_control(&mut self, control: Control, now: u64) -> Result<(), String> {
+        match &control {
+            Control::Join { status, next_sequence } => {
+                let known = self.downlink.streams().get(&status.key);
+                let is_missing = known.is_some_and(|one| one.missing.packets() > 0);
+                let seen = self.seen.entry(status.key).or_default();
+                seen.is_started |= is_missing;
+                // A second join on a connection moves the beginning if nothing of the stream has come.
+                let moves = |begins| seen.is_new && !seen.is_started && *next_sequence > begins;
+                if seen.begins.is_none_or(moves) {
+                    seen.is_new = true;
+                    seen.begins = Some(*next_sequence);
+                    seen.joined_at = status.packets;
+                    seen.through = status.packets;
+                    seen.next_number = status.packets;
+                }
+                seen.gone = false;
+            }
+            Control::Subscribed { .. } => self.subscribed_at = Some(self.subscribed_at.unwrap_or(now)),
+            _ => {}
+        }
+        self.downlink.handle_control(control, now).map_err(|error| self.fail(&error))?;
+        self.handle_events()
+    }
+
+    pub fn handle_data(&mut self, envelope: Envelope, block: &Bytes) -> Result<(), String> {
+        let header = *PackedBlock::new(block.clone()).map_err(|error| self.fail(&error))?.header();
+        if header.kind != Kind::Description {
+            let seen = self.seen.entry(header.key).or_default();
+            seen.is_started = true;
+            seen.through = seen.through.max(header.packets_before + u64::from(header.packet_count));
+        }
+        let message = [&envelope.emit()[..], block].concat();
+        self.downlink.handle_data(message.into()).map_err(|error| self.fail(&error))?;
+        self.handle_events()
+    }
+
+    fn fail(&self, what: &dyn std::fmt::Display) -> String {
+        format!("viewer {}: {what}", self.index)
+    }
+
+    fn handle_events(&mut self) -> Result<(), String> {
+        while let Some(event) = self.downlink.poll_event() {
+            match event {
+                Event::Packets(block) => self.handle_packets(&block)?,
+                Event::Ended(key, reason) => {
+                    let seen = self.seen.entry(key).or_default();
+                    seen.ended |= reason.is_none();
+                    seen.gone |= reason.is_some();
+                }
+                Event::Mark(key, through_ns) => {
+                    self.seen.entry(key).or_default().mark_ns = through_ns;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_packets(&mut self, block: &PackedBlock) -> Result<(), String> {
+        let header = *block.header();
+        let key = header.key;
+        let description = self.downlink.streams().get(&key).and_then(|stream| stream.description.as_ref());
+        let Some(interfaces) = description.map(|one| one.interfaces.len() as u32) else {
+            return Err(self.fail(&format!("packets of {key} before its description")));
+        };
+        let mut body = Vec::new();
+        block.unpack_into(&mut body).map_err(|error| self.fail(&error))?;
+        let mut number = header.packets_before;
+        let seen = self.seen.entry(key).or_default();
+        let mut wrong: Option<String> = None;
+        for epb in Epbs::new(&body, interfaces) {
+            match epb {
+                Err(error) => wrong = wrong.or(Some(format!("{key}, packet {number}: {error}"))),
+                Ok(epb) if epb.data != packet(key, number) => {
+                    wrong = Some(format!("{key}: packet {number} is another"));
+                }
+                Ok(epb) if epb.time_ns < seen.mark_ns => {
+                    wrong = Some(format!("{key}: packet {number} is older than the mark before it"));
+                }
+                Ok(_) => {}
+            }
+            number += 1;
+        }
+        if header.packets_before < seen.next_number {
+            wrong = Some(format!("{key}: packet {} after {}", header.packets_before, seen.next_number));
+        }
+        if wrong.is_none() && number != header.packets_before + u64::from(header.packet_count) {
+            wrong = Some(format!("{key}: block {} lies about its packets", header.sequence));
+        }
+        if seen.ended || seen.gone {
+            wrong = Some(format!("{key}: packet {number} after the end"));
+        }
+        seen.packets += u64::from(header.packet_count);
+        seen.next_number = number;
+        wrong.map_or(Ok(()), |wrong| Err(self.fail(&wrong)))
+    }
+
+    /// Whether nothing excuses this viewer from having seen everything it joined.
+    pub fn must_be_complete(&self) -> bool {
+        !self.has_left && !self.was_cut
+    }
+
+    /// Checks one stream at the end.
+    pub fn check(&self, key: StreamKey, name: &str, truth: &Truth, plan: &Plan) -> Result<(), String> {
+        let wanted = matches(&self.selection.sniffers, name)
+            && (self.selection.interfaces.is_empty()
+                || truth.interfaces.iter().any(|interface| matches(&self.selection.interfaces, interface)));
+        let (Some(seen), Some(stream)) = (self.seen.get(&key), self.downlink.streams().get(&key)) else {
+            let was_there = self.subscribed_at.is_some_and(|at| at < truth.ended_at);
+            if wanted && was_there && truth.opened && self.must_be_complete() {
+                return Err(self.fail(&format!("never joined {key}")));
+            }
+            return Ok(());
+        };
+        if !wanted {
+            return Err(self.fail(&format!("joined {key}, which it did not ask for")));
+        }
+        let (received, missing) = (stream.received_packets, stream.missing.packets());
+        let text = format!(
+            "{key} of {} packets, joined at {}, through {}: received {received}, missing {}, counted here {}",
+            truth.packets,
+            seen.joined_at,
+            seen.through,
+            stream.missing.text(),
+            seen.packets
+        );
+        let accounted = received + missing;
+        let (low, high) = (seen.through - seen.joined_at, truth.packets - seen.joined_at);
+        if received != seen.packets || accounted < low || accounted > high {
+            return Err(self.fail(&format!("does not add up: {text}")));
+        }
+        if self.must_be_complete() && (!seen.ended || accounted != high) {
+            return Err(self.fail(&format!("not complete (ended: {}): {text}", seen.ended)));
+        }
+        for (stage, loss) in &stream.missing.0 {
+            let is_possible = match stage {
+                Stage::Unexplained => self.was_cut,
+                Stage::NoBuffer => plan.small_memory,
+                Stage::ViewerQueue => plan.small_viewer_queue,
+                Stage::WorkerQueue => plan.small_worker_queue && plan.workers > 1,
+                Stage::Budget => plan.shedding,
+                Stage::RelayRestarted => plan.restarts,
+                _ => false,
+            };
+            if !is_possible && loss.packets > 0 {
+                return Err(self.fail(&format!("missing {} without cause: {text}", stage.text())));
+            }
+        }
+        let no_buffer = stream.missing.packets_at(Stage::NoBuffer);
+        if no_buffer > truth.lost && !plan.restarts {
+            return Err(self.fail(&format!("{} lost at the sniffer: {text}", truth.lost)));
+        }
+        Ok(())
+    }
+}
