@@ -44,10 +44,22 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
             ip(&format!("link set {end} addrgenmode none"));
             ip(&format!("link set {end} up"));
         }
+        await_carrier();
         test();
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits until both ends are running. The kernel finds out about a carrier some time after the link is up, and until then
+/// throws away what is sent, without an error.
+fn await_carrier() {
+    let deadline = Instant::now() + PATIENCE;
+    let is_running = |name: &str| crate::interfaces::find(name).is_ok_and(|link| link.running);
+    while !["near", "far"].into_iter().all(is_running) {
+        assert!(Instant::now() < deadline, "no carrier within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -87,6 +87,8 @@ impl Bench {
         self.there.ip(&["link", "set", far, "addrgenmode", "none"]);
         self.here.ip(&["link", "set", near, "up"]);
         self.there.ip(&["link", "set", far, "up"]);
+        self.here.await_up(near);
+        self.there.await_up(far);
     }
 
     /// A path in the bench's directory.

@@ -3,6 +3,9 @@
 use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::process::DEADLINE;
 
 /// A network namespace with its loopback up. Deleted when dropped.
 #[derive(Debug)]
@@ -71,6 +74,22 @@ impl Netns {
         other.ip(&["addr", "add", "10.9.0.2/24", "dev", "v2"]);
         self.ip(&["link", "set", "v1", "up"]);
         other.ip(&["link", "set", "v2", "up"]);
+        self.await_up("v1");
+        other.await_up("v2");
+    }
+
+    /// Waits until an interface that has been switched on really is up. The kernel finds out about
+    /// a carrier some time later, and until then throws away what is sent, without an error.
+    pub fn await_up(&self, interface: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let show = Command::new("ip").args(["-n", &self.name, "-o", "link", "show", "dev", interface]).output();
+            if show.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("state UP")) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{interface} has no carrier");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
