@@ -83,7 +83,8 @@ impl Netns {
     pub fn await_up(&self, interface: &str) {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let show = Command::new("ip").args(["-n", &self.name, "-o", "link", "show", "dev", interface]).output();
+            let show =
+                Command::new("ip").args(["-n", &self.name, "-o", "link", "show", "dev", interface]).output();
             if show.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("state UP")) {
                 return;
             }
