@@ -1,0 +1,150 @@
+//! Who is there: publishers, workers, viewers, and what each is told of the others.
+
+use super::*;
+
+impl Hub {
+    /// A sniffer said hello. An older connection of its epoch is closed.
+    pub fn add_publisher(&mut self, peer: PeerId, name: String, epoch: Epoch, address: String) {
+        let is_older = |publisher: &Publisher| publisher.epoch == epoch && !publisher.is_worker;
+        let older: Vec<PeerId> =
+            self.publishers.iter().filter(|(_, one)| is_older(one)).map(|(peer, _)| *peer).collect();
+        for peer in older {
+            let reason = "a newer connection of the same sniffer took over".to_owned();
+            self.outputs.push_back(Output::Close { peer, reason });
+            self.remove_publisher(peer, self.now_ms);
+        }
+        self.publishers.insert(peer, Publisher::new(name, epoch, address, false));
+    }
+
+    /// Another worker, which takes all streams of our own and passes on its own.
+    pub fn add_worker(&mut self, peer: PeerId, queue_bytes: usize) {
+        self.publishers.insert(peer, Publisher::new(String::new(), Epoch(0), String::new(), true));
+        self.viewers.insert(peer, Viewer::worker(queue_bytes));
+    }
+
+    /// A viewer subscribed: every stream that matches is joined from its next block on.
+    pub fn add_viewer(&mut self, peer: PeerId, selection: &Selection) -> Result<(), HubError> {
+        let matcher = Matcher::new(selection)?;
+        self.remove_viewer(peer);
+        self.viewers.insert(peer, Viewer::new(matcher, selection.marks, self.config.viewer_queue_bytes));
+        let mut keys: Vec<StreamKey> = self.streams.keys().copied().collect();
+        keys.sort_unstable();
+        let joined = keys.into_iter().filter(|key| self.join(peer, *key)).count();
+        self.outputs
+            .push_back(Output::Control { to: peer, control: Control::Subscribed { streams: joined as u32 } });
+        Ok(())
+    }
+
+    /// A connection is gone, whatever it was. `now_ms` is any clock that does not go back.
+    pub fn remove_peer(&mut self, peer: PeerId, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.remove_viewer(peer);
+        self.remove_publisher(peer, now_ms);
+    }
+
+    /// A publisher that waits rather than have a block skipped asks how much may be under way.
+    pub fn handle_paced(&mut self, peer: PeerId) {
+        if let Some(publisher) = self.publishers.get_mut(&peer) {
+            publisher.is_paced = true;
+        }
+        self.tell_windows();
+    }
+
+    /// All paced publishers together get half of a viewer's queue, or of a worker's: a viewer that
+    /// takes all of them has room for what they send.
+    pub(super) fn tell_windows(&mut self) {
+        let is_paced = |publisher: &Publisher| publisher.is_paced;
+        let count = self.publishers.values().filter(|one| is_paced(one)).count() as u64;
+        let workers = 1 + self.publishers.values().filter(|one| one.is_worker).count() as u64;
+        let all_bytes = self.config.viewer_queue_bytes as u64 / 2 / workers;
+        for (peer, _) in self.publishers.iter().filter(|(_, one)| is_paced(one)) {
+            let control = Control::Window { bytes: all_bytes / count };
+            self.outputs.push_back(Output::Control { to: *peer, control });
+        }
+    }
+
+    pub(super) fn remove_publisher(&mut self, peer: PeerId, now_ms: u64) {
+        let Some(publisher) = self.publishers.remove(&peer) else { return };
+        if publisher.is_paced {
+            self.tell_windows();
+        }
+        let of_peer = |(_, stream): &(&StreamKey, &Stream)| stream.publisher == Some(peer);
+        let mut keys: Vec<StreamKey> = self.streams.iter().filter(of_peer).map(|(key, _)| *key).collect();
+        keys.sort_unstable(); // told in the same order by every run
+        for key in keys {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.publisher = None;
+            if stream.state != State::Live {
+                continue;
+            }
+            stream.state = State::Away(now_ms);
+            let is_worker = |peer: &PeerId| self.viewers.get(peer).is_some_and(Viewer::is_worker);
+            for to in stream.subscribers.iter().copied().filter(is_worker) {
+                let status = StreamStatus { state: AWAY.to_owned(), ..stream.status.clone() };
+                let control = Control::Join { status, next_sequence: 0 };
+                self.outputs.push_back(Output::Control { to, control });
+            }
+        }
+    }
+
+    pub(super) fn remove_viewer(&mut self, peer: PeerId) {
+        let Some(mut viewer) = self.viewers.remove(&peer) else { return };
+        for key in viewer.joined() {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.subscribers.retain(|one| *one != peer);
+            stream.status.viewers = stream.subscribers.len() as u32;
+            if let Some(publisher) = stream.publisher {
+                self.taker_left(publisher, peer);
+            }
+        }
+        for (key, sequence) in viewer.take_unsettled() {
+            self.serve(key, sequence);
+        }
+    }
+
+    pub(super) fn taker_joined(&mut self, publisher: PeerId, viewer: PeerId) {
+        if let Some(one) = self.publishers.get_mut(&publisher) {
+            *one.takers.entry(viewer).or_default() += 1;
+            self.takers_changed.insert(publisher);
+        }
+    }
+
+    pub(super) fn taker_left(&mut self, publisher: PeerId, viewer: PeerId) {
+        if let Some(one) = self.publishers.get_mut(&publisher)
+            && let Some(count) = one.takers.get_mut(&viewer)
+        {
+            *count -= 1;
+            if *count == 0 {
+                one.takers.remove(&viewer);
+                self.takers_changed.insert(publisher);
+            }
+        }
+    }
+
+    /// Tells publishers whose takers have changed.
+    pub(super) fn tell_takers(&mut self) {
+        for peer in std::mem::take(&mut self.takers_changed) {
+            let Some(publisher) = self.publishers.get_mut(&peer) else { continue };
+            let mut takers = (0, false);
+            for viewer in publisher.takers.keys().filter_map(|viewer| self.viewers.get(viewer)) {
+                let (viewers, marks) = viewer.takers();
+                takers = (takers.0 + viewers, takers.1 | marks);
+            }
+            if publisher.told != takers {
+                publisher.told = takers;
+                let control = Control::Takers { viewers: takers.0, marks: takers.1 };
+                self.outputs.push_back(Output::Control { to: peer, control });
+            }
+        }
+    }
+
+    /// A downstream worker has that many viewers for our streams.
+    pub fn handle_worker_takers(&mut self, peer: PeerId, viewers: u32, marks: bool) {
+        if let Some(viewer) = self.viewers.get_mut(&peer) {
+            viewer.set_worker_takers(viewers, marks);
+            let takes = |publisher: &Publisher| publisher.takers.contains_key(&peer);
+            let changed = self.publishers.iter().filter(|(_, one)| takes(one)).map(|(peer, _)| *peer);
+            self.takers_changed.extend(changed);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What is settled, and the acknowledgements that follow from it.
+
+use super::*;
+
+impl Hub {
+    /// The viewer's connection has handed `data_sent` data messages to TCP since it began.
+    pub fn handle_data_sent(&mut self, peer: PeerId, data_sent: u64) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        for (key, sequence) in viewer.settle(data_sent) {
+            self.serve(key, sequence);
+        }
+        self.tell_gone(peer);
+    }
+
+    /// A downstream worker has settled its blocks of one stream below `settled`.
+    pub fn handle_worker_settled(&mut self, peer: PeerId, key: StreamKey, settled: u64) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        for (key, sequence) in viewer.settle_stream(key, settled) {
+            self.serve(key, sequence);
+        }
+    }
+
+    /// One viewer less waits for a block.
+    pub(super) fn serve(&mut self, key: StreamKey, sequence: u64) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if let Ok(at) = stream.pending.binary_search_by_key(&sequence, |(sequence, _)| *sequence)
+            && let Some((_, waiting)) = stream.pending.get_mut(at)
+        {
+            *waiting = waiting.saturating_sub(1);
+        }
+        self.settle(key);
+    }
+
+    /// Advances what is settled of a stream, and owes its publisher an acknowledgement.
+    pub(super) fn settle(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        while stream.pending.front().is_some_and(|(_, waiting)| *waiting == 0) {
+            stream.pending.pop_front();
+        }
+        let next = stream.next_sequence.unwrap_or(0);
+        let settled = stream.pending.front().map_or(next, |(sequence, _)| *sequence);
+        if settled != stream.settled {
+            stream.settled = settled;
+            if let Some(publisher) = stream.publisher {
+                self.owe_ack(publisher, key.stream);
+            }
+        }
+    }
+
+    /// A publisher is owed an acknowledgement of one of its streams.
+    pub(super) fn owe_ack(&mut self, peer: PeerId, stream: u32) {
+        if let Some(publisher) = self.publishers.get_mut(&peer)
+            && !publisher.is_worker
+        {
+            publisher.acks_due.insert(stream);
+            self.acks_due.insert(peer);
+        }
+    }
+
+    /// An acknowledgement that is due, and to whom: one message for all streams of a publisher.
+    /// Poll once a turn, so that what came in the turn is acknowledged at once.
+    pub fn poll_ack(&mut self) -> Option<(PeerId, Control)> {
+        loop {
+            let peer = self.acks_due.pop_first()?;
+            if let Some(ack) = self.ack_of(peer) {
+                return Some((peer, ack));
+            }
+        }
+    }
+
+    pub(super) fn ack_of(&mut self, peer: PeerId) -> Option<Control> {
+        let publisher = self.publishers.get_mut(&peer)?;
+        let due = std::mem::take(&mut publisher.acks_due);
+        let epoch = publisher.epoch;
+        let ack = |stream: u32| {
+            let found = self.streams.get(&StreamKey { epoch, stream })?;
+            Some(StreamAck { stream, received: found.next_sequence.unwrap_or(0), settled: found.settled })
+        };
+        let streams: Vec<StreamAck> = due.into_iter().filter_map(ack).collect();
+        (!streams.is_empty()).then_some(Control::Ack { streams })
+    }
+
+    /// How far the streams of an upstream worker are settled here.
+    pub fn settled_of(&self, peer: PeerId) -> impl Iterator<Item = (StreamKey, u64)> + '_ {
+        let of_peer = move |stream: &&Stream| stream.publisher == Some(peer);
+        self.streams.values().filter(of_peer).map(|stream| (stream.status.key, stream.settled))
+    }
+}
