@@ -1,0 +1,308 @@
+//! One reactor: its poll, its connections, its hub.
+//!
+//! A turn: wait for events or notes; serve each connection that is ready, within its share; do
+//! what the hub wants done; send acknowledgements. Connections that still have something to do
+//! stay listed, and the next wait returns at once.
+
+mod connections;
+mod others;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
+use tracing::{debug, info, warn};
+use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
+use wire::clock::wall_ns;
+use wire::connection::{Connection, ConnectionError, ReadShare, Received};
+use wire::hub::{Hub, HubConfig, Output, PeerId};
+use wire::message::{Control, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole};
+use wire::pool::Pool;
+
+use crate::config::Config;
+use crate::inbox::{Inbox, Inboxes, Note, WAKE};
+use crate::limit::LogLimit;
+use crate::peer::{Newcomer, Peer, Role};
+
+/// Messages of one connection handled before the others get their turn.
+const MESSAGES_PER_TURN: u32 = 64;
+/// Connections accepted before those that are there get their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Most connections that have not said hello; beyond it new ones wait in the kernel.
+const STRANGERS_MAX: usize = 512;
+/// How often a buffer is looked for while one is wanted: another worker may have freed it.
+const STARVED_TICK: Duration = Duration::from_millis(10);
+const LISTENER: Token = Token(usize::MAX - 1);
+/// How often clocks are checked.
+const TICK: Duration = Duration::from_millis(500);
+/// Time for the hello.
+const HELLO_TIME: Duration = Duration::from_secs(10);
+/// A sniffer that stays away for this long is given up, and its streams with it.
+const AWAY_TIME: Duration = Duration::from_secs(300);
+/// Time for the last bytes when the relay is stopped.
+const STOP_TIME: Duration = Duration::from_secs(2);
+/// Unsent bytes that the kernel may hold for a connection: more would be old data in front of
+/// control messages and of what a slow viewer should skip.
+const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
+/// Most bytes of blocks in another worker's inbox before they wait here, where they are bounded
+/// and what overflows is counted.
+const INBOX_BYTES_MAX: usize = 8 << 20;
+/// Hub peers that are workers have ids from here on; connections count from 1.
+const WORKER_PEERS: u64 = 1 << 62;
+
+fn worker_peer(index: usize) -> PeerId {
+    PeerId(WORKER_PEERS + index as u64)
+}
+
+fn worker_of(peer: PeerId) -> Option<usize> {
+    peer.0.checked_sub(WORKER_PEERS).map(|index| index as usize)
+}
+
+/// One reactor.
+pub struct Worker {
+    index: usize,
+    instance: Epoch,
+    poll: Poll,
+    inbox: std::sync::mpsc::Receiver<(usize, Note)>,
+    inboxes: Arc<Inboxes>,
+    hub: Hub,
+    pool: Pool,
+    listener: Option<TcpListener>,
+    /// The listener may have more connections.
+    accepting: bool,
+    peers: HashMap<u64, Peer>,
+    next_id: u64,
+    next_viewer_worker: usize,
+    /// Connections that have not said hello.
+    strangers: usize,
+    /// Connections that have something to do.
+    ready: VecDeque<u64>,
+    /// Connections whose reading waits for a buffer.
+    starved: Vec<u64>,
+    /// What upstream workers were told is settled.
+    told_settled: HashMap<StreamKey, u64>,
+    /// Workers to wake at the end of the turn.
+    wake: Vec<bool>,
+    /// Workers for which blocks wait here.
+    worker_data: Vec<bool>,
+    started: Instant,
+    limit: LogLimit,
+}
+
+impl Worker {
+    /// A worker that has no connections yet.
+    pub fn new(
+        index: usize,
+        instance: Epoch,
+        config: &Config,
+        pool: Pool,
+        inboxes: Arc<Inboxes>,
+        inbox: Inbox,
+    ) -> Self {
+        let mut hub = Hub::new(HubConfig { viewer_queue_bytes: config.viewer_queue_bytes });
+        for other in (0..inboxes.len()).filter(|other| *other != index) {
+            hub.add_worker(worker_peer(other), config.viewer_queue_bytes);
+        }
+        let workers = inboxes.len();
+        Self {
+            index,
+            instance,
+            poll: inbox.poll,
+            inbox: inbox.notes,
+            inboxes,
+            hub,
+            pool,
+            listener: None,
+            accepting: false,
+            peers: HashMap::new(),
+            next_id: 1,
+            next_viewer_worker: 0,
+            strangers: 0,
+            ready: VecDeque::new(),
+            starved: Vec::new(),
+            told_settled: HashMap::new(),
+            wake: vec![false; workers],
+            worker_data: vec![false; workers],
+            started: Instant::now(),
+            limit: LogLimit::new(),
+        }
+    }
+
+    /// This worker accepts.
+    pub fn accept_from(&mut self, mut listener: TcpListener) -> io::Result<()> {
+        self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        self.listener = Some(listener);
+        self.accepting = true;
+        Ok(())
+    }
+
+    /// Turns until told to stop, then closes every connection in order.
+    pub fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut tick_due = Instant::now() + TICK;
+        while !stop.load(Ordering::Acquire) {
+            self.turn(&mut events, tick_due)?;
+            let now = Instant::now();
+            if now >= tick_due {
+                tick_due = now + TICK;
+                self.handle_tick(now);
+            }
+        }
+        self.close_all(&mut events)
+    }
+
+    fn turn(&mut self, events: &mut Events, tick_due: Instant) -> io::Result<()> {
+        let now = Instant::now();
+        let can_accept = self.accepting && self.strangers < STRANGERS_MAX;
+        let timeout = match self.ready.is_empty() && !can_accept {
+            true if self.starved.is_empty() => tick_due.saturating_duration_since(now),
+            true => tick_due.saturating_duration_since(now).min(STARVED_TICK),
+            false => Duration::ZERO,
+        };
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        let now = Instant::now();
+        for event in events.iter() {
+            match event.token() {
+                LISTENER => self.accepting = true,
+                WAKE => {} // the inbox is read in any case
+                Token(id) => {
+                    if let Some(peer) = self.peers.get_mut(&(id as u64)) {
+                        let (readable, writable) = (event.is_readable(), event.is_writable());
+                        let closed = event.is_read_closed() || event.is_error();
+                        peer.connection.set_ready(readable || closed, writable || closed);
+                        self.list(id as u64);
+                    }
+                }
+            }
+        }
+        self.accept(now);
+        self.read_inbox(now);
+        self.feed_starved();
+        for id in std::mem::take(&mut self.ready) {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.is_listed = false;
+            }
+            self.serve(id, now);
+        }
+        self.do_outputs(now);
+        self.send_acks(now);
+        self.tell_workers();
+        Ok(())
+    }
+
+    /// Does what the hub wants done.
+    fn do_outputs(&mut self, now: Instant) {
+        while let Some(output) = self.hub.poll_output() {
+            match output {
+                Output::Control { to, control } => match worker_of(to) {
+                    Some(worker) => {
+                        self.inboxes.send(self.index, worker, Note::Control(control));
+                        self.wake[worker] = true;
+                    }
+                    None => self.send_control(to.0, &control),
+                },
+                Output::Data { to } => match worker_of(to) {
+                    Some(worker) => self.worker_data[worker] = true,
+                    None => self.list(to.0),
+                },
+                Output::Close { peer, reason } => self.fail(peer.0, Fault::Peer(reason), now),
+            }
+        }
+    }
+
+    fn send_acks(&mut self, now: Instant) {
+        while let Some((PeerId(id), ack)) = self.hub.poll_ack() {
+            self.send_control(id, &ack);
+            self.feed(id, now);
+        }
+    }
+
+    fn handle_tick(&mut self, now: Instant) {
+        self.accepting = self.listener.is_some();
+        let clock_ns = wall_ns();
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            let is_silent = peer.role == Role::Stranger && peer.connection.is_open();
+            if is_silent && now.saturating_duration_since(peer.since) >= HELLO_TIME {
+                self.fail(id, Fault::Peer(format!("no hello within {} s", HELLO_TIME.as_secs())), now);
+                continue;
+            }
+            if peer.connection.wants_buffer() {
+                peer.connection.set_paused(now); // it is us who do not read
+            }
+            let was_flushed = peer.connection.is_flushed();
+            match peer.connection.handle_timeout(now, clock_ns) {
+                Ok(()) if was_flushed && !peer.connection.is_flushed() => self.list(id),
+                Ok(()) => {}
+                Err(error) => self.fail(id, Fault::Connection(error), now),
+            }
+        }
+        let now_ms = now.duration_since(self.started).as_millis() as u64;
+        self.hub.handle_timeout(now_ms, AWAY_TIME.as_millis() as u64);
+        self.do_outputs(now);
+    }
+
+    /// Tells everyone that the relay stops, within a bound.
+    fn close_all(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadline = Instant::now() + STOP_TIME;
+        self.listener = None;
+        self.accepting = false;
+        let totals = self.hub.totals();
+        let (publishers, viewers) = self.hub.peer_counts();
+        for peer in self.peers.values_mut() {
+            peer.connection.close(Instant::now(), 1001, "the relay is stopped");
+        }
+        while !self.peers.is_empty() && Instant::now() < deadline {
+            let now = Instant::now();
+            for id in self.peers.keys().copied().collect::<Vec<_>>() {
+                let Some(peer) = self.peers.get_mut(&id) else { continue };
+                peer.connection.set_ready(true, true);
+                let mut share = ReadShare::default();
+                let received = peer.connection.receive(now, &self.pool, &mut share);
+                if received.is_err() || peer.connection.drive(now).is_err() {
+                    self.remove(id);
+                }
+            }
+            let wait = deadline.saturating_duration_since(Instant::now()).min(Duration::from_millis(50));
+            match self.poll.poll(events, Some(wait)) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        info!(
+            "worker {}: {} packets in {} blocks from {publishers} sniffer(s), {} blocks to {viewers} viewer(s), \
+             {} packets skipped for slow viewers, {} blocks came twice",
+            self.index,
+            totals.packets_in,
+            totals.blocks_in,
+            totals.blocks_out,
+            totals.packets_skipped,
+            totals.duplicates
+        );
+        Ok(())
+    }
+}
+
+/// Text of a peer, fit for a log: no line of its own, nothing that a terminal obeys.
+fn printable(text: &str) -> String {
+    text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
+}
+
+/// What is wrong with a connection.
+#[derive(Debug)]
+enum Fault {
+    /// The connection itself.
+    Connection(ConnectionError),
+    /// What the peer sent; it is told.
+    Peer(String),
+    /// The peer told us why it leaves.
+    Left(String),
+}
