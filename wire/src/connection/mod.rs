@@ -10,6 +10,7 @@
 //! is fused with the one copy into the send buffer.
 
 mod handshake;
+mod sending;
 mod url;
 mod websocket;
 
@@ -283,25 +284,6 @@ impl Connection {
         self.push_control(Outgoing::Text, control.to_json());
     }
 
-    fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
-        // One pong says what many would (RFC 6455, section 5.5.3): a peer that asks often while it
-        // does not read must not fill the queue.
-        let is_pong = |(kind, payload): &(Outgoing, Vec<u8>)| {
-            *kind == Outgoing::Pong || (*kind == Outgoing::Text && payload.starts_with(PONG_JSON))
-        };
-        let one = (kind, payload);
-        if is_pong(&one)
-            && let Some(waiting) =
-                self.control.iter_mut().find(|waiting| waiting.0 == kind && is_pong(waiting))
-        {
-            self.control_bytes = self.control_bytes - waiting.1.len() + one.1.len();
-            *waiting = one;
-            return;
-        }
-        self.control_bytes += one.1.len();
-        self.control.push_back(one);
-    }
-
     /// Queues a data message.
     pub fn queue_data(&mut self, envelope: Envelope, block: Bytes) {
         self.data_bytes += block.len();
@@ -472,167 +454,6 @@ impl Connection {
         }
         Ok(None)
     }
-
-    /// Sends what can be sent. In the end of a close this is what ends with an error.
-    pub fn drive(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        if let Phase::ClientHandshake { connected, .. } = &mut self.phase
-            && !*connected
-        {
-            if let Some(error) = self.stream.take_error()? {
-                return Err(error.into());
-            }
-            match self.stream.peer_addr() {
-                Ok(_) => *connected = true,
-                Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.check_control_queue()?;
-        while self.writable && self.wants_to_send() {
-            self.commit()?;
-            let sent = if self.staged_from < self.staged.len() {
-                self.stream.write(&self.staged[self.staged_from..])
-            } else {
-                write_pieces(&mut self.stream, &self.committed)
-            };
-            match sent {
-                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
-                Ok(count) => {
-                    self.last_sent = now;
-                    self.sent_total += count as u64;
-                    self.settle(count);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if let Phase::Closing { shut, .. } = &mut self.phase
-            && !*shut
-            && self.staged_from == self.staged.len()
-            && self.control.is_empty()
-            && self.committed.is_empty()
-        {
-            *shut = true;
-            let _ = self.stream.shutdown(Shutdown::Write); // the peer may be gone already
-        }
-        Ok(())
-    }
-
-    fn wants_to_send(&self) -> bool {
-        let queued = !self.control.is_empty() || !self.data.is_empty() || !self.committed.is_empty();
-        self.staged_from < self.staged.len() || (queued && (self.is_open() || self.is_closing()))
-    }
-
-    fn check_control_queue(&self) -> Result<(), ConnectionError> {
-        let is_over = self.control.len() > CONTROL_QUEUE_MAX || self.control_bytes > CONTROL_QUEUE_BYTES_MAX;
-        if is_over { Err(ConnectionError::NotReading) } else { Ok(()) }
-    }
-
-    /// Commits queued messages to the line, control first, and masks a client's into the send
-    /// buffer.
-    fn commit(&mut self) -> io::Result<()> {
-        if !(self.is_open() || self.is_closing()) {
-            return Ok(());
-        }
-        while self.committed.len() < COMMITTED_MESSAGES && self.committed_bytes < COMMITTED_BYTES {
-            let (kind, envelope, payload) = if let Some((kind, payload)) = self.control.pop_front() {
-                self.control_bytes -= payload.len();
-                (kind, None, Bytes::from(payload))
-            } else if let Some((envelope, block)) = self.data.pop_front() {
-                self.data_bytes -= block.len();
-                (Outgoing::Binary, Some(envelope), block)
-            } else {
-                break;
-            };
-            let mask = if self.is_client { Some(random_mask()?) } else { None };
-            let envelope_bytes = envelope.map(Envelope::emit);
-            let envelope_len = envelope_bytes.map_or(0, |bytes| bytes.len());
-            let mut head = Vec::with_capacity(24);
-            write_header(&mut head, kind, envelope_len + payload.len(), mask);
-            if let Some(mut bytes) = envelope_bytes {
-                if let Some(mask) = mask {
-                    apply_mask(&mut bytes, mask, 0);
-                }
-                head.extend_from_slice(&bytes);
-            }
-            let piece = Piece { head, payload, mask, is_data: envelope.is_some(), done: 0 };
-            self.committed_bytes += piece.len();
-            self.committed.push_back(piece);
-        }
-        if self.is_client && self.staged_from == self.staged.len() {
-            self.mask_into_send_buffer();
-        }
-        Ok(())
-    }
-
-    /// Fills a client's send buffer from the committed messages.
-    fn mask_into_send_buffer(&mut self) {
-        self.staged.clear();
-        self.staged_from = 0;
-        self.staged.reserve(SEND_BUFFER_BYTES);
-        while let Some(piece) = self.committed.front_mut() {
-            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
-            if room < 64 {
-                break;
-            }
-            let before = self.staged.len();
-            if piece.done == 0 {
-                self.staged.extend_from_slice(&piece.head);
-                piece.done = piece.head.len();
-            }
-            let payload_done = piece.done - piece.head.len();
-            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
-            let count = room.min(piece.payload.len() - payload_done);
-            let from = &piece.payload[payload_done..payload_done + count];
-            // The envelope, eight bytes, is part of the masked payload: the phase stays the same.
-            let at = self.staged.len();
-            self.staged.resize(at + count, 0);
-            copy_masked(from, &mut self.staged[at..], piece.mask.unwrap_or_default(), payload_done);
-            piece.done += count;
-            self.staged_total += (self.staged.len() - before) as u64;
-            if piece.done < piece.len() {
-                break;
-            }
-            if piece.is_data {
-                self.staged_ends.push_back(self.staged_total);
-            }
-            self.committed_bytes -= piece.len();
-            self.committed.pop_front();
-        }
-    }
-
-    /// Stages bytes that are no message: those of a handshake.
-    fn stage(&mut self, bytes: &[u8]) {
-        self.staged.extend_from_slice(bytes);
-        self.staged_total += bytes.len() as u64;
-    }
-
-    /// `count` more bytes have been handed to the kernel.
-    fn settle(&mut self, mut count: usize) {
-        if self.staged_from < self.staged.len() {
-            self.staged_from += count;
-            let staged_left = (self.staged.len() - self.staged_from) as u64;
-            let through = self.staged_total - staged_left;
-            while self.staged_ends.front().is_some_and(|end| *end <= through) {
-                self.staged_ends.pop_front();
-                self.data_sent += 1;
-            }
-            return;
-        }
-        while count > 0 {
-            let Some(piece) = self.committed.front_mut() else { return };
-            let left = piece.len() - piece.done;
-            if count < left {
-                piece.done += count;
-                return;
-            }
-            count -= left;
-            self.data_sent += u64::from(piece.is_data);
-            self.committed_bytes -= piece.len();
-            self.committed.pop_front();
-        }
-    }
 }
 
 /// How much may still be read in this turn; fair to the other connections.
@@ -643,28 +464,4 @@ impl Default for ReadShare {
     fn default() -> Self {
         Self(READ_SHARE_BYTES)
     }
-}
-
-/// One vectored write of the committed frames, from where their payloads lie.
-fn write_pieces(stream: &mut TcpStream, pieces: &VecDeque<Piece>) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); 2 * COMMITTED_MESSAGES];
-    let mut used = 0;
-    for piece in pieces.iter().take(COMMITTED_MESSAGES) {
-        let head = piece.head.get(piece.done..).unwrap_or_default();
-        let payload = &piece.payload[piece.done.saturating_sub(piece.head.len())..];
-        for part in [head, payload] {
-            if !part.is_empty() {
-                slices[used] = IoSlice::new(part);
-                used += 1;
-            }
-        }
-    }
-    stream.write_vectored(&slices[..used])
-}
-
-/// A mask that a party which can choose what we capture cannot predict (RFC 6455, section 10.3).
-fn random_mask() -> io::Result<[u8; 4]> {
-    let mut mask = [0; 4];
-    getrandom::fill(&mut mask).map_err(io::Error::other)?;
-    Ok(mask)
 }
