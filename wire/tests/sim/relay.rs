@@ -339,6 +339,15 @@ impl Relay {
         }
     }
 
+    /// Bytes of the longest queue of a viewer.
+    pub fn longest_queue(&self) -> usize {
+        let of_worker = |worker: &Worker| {
+            let queued = worker.peers.keys().filter_map(|id| worker.hub.queued_bytes(PeerId(*id)));
+            queued.max().unwrap_or(0)
+        };
+        self.workers.iter().map(of_worker).max().unwrap_or(0)
+    }
+
     /// Packets that came in, of all workers.
     pub fn packets_in(&self) -> u64 {
         self.workers.iter().map(|worker| worker.hub.totals().packets_in).sum()

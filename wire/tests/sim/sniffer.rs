@@ -150,6 +150,11 @@ impl Sniffer {
         Ok(())
     }
 
+    /// Bytes of its descriptions, or more.
+    pub fn description_bytes(&self) -> usize {
+        self.kept_bytes.values().sum()
+    }
+
     fn describe(&mut self, index: usize, now: u64) {
         let stream = &mut self.streams[index];
         let truth = &mut stream.truth;

@@ -171,6 +171,7 @@ impl World {
             self.serve_viewer(index)?;
         }
         self.notice_cuts();
+        self.check_retained()?;
         if now.is_multiple_of(5) {
             let limit = if self.plan.giving_up { AWAY_TICKS } else { u64::MAX };
             self.relay.handle_timeout(now, limit);
@@ -324,6 +325,23 @@ impl World {
                     viewer.check(key, &sniffer.name, &truth, &self.plan)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What waits for a viewer is not settled, and so the sniffers still have it; descriptions
+    /// replayed at a join aside.
+    fn check_retained(&self) -> Result<(), String> {
+        let plan = &self.plan;
+        let may_be_gone = plan.small_memory || plan.restarts || plan.shedding;
+        if may_be_gone || plan.small_viewer_queue || plan.small_worker_queue {
+            return Ok(());
+        }
+        let retained: usize = self.sniffers.iter().map(|one| one.uplink.totals().retained_bytes).sum();
+        let replayed: usize = self.sniffers.iter().map(Sniffer::description_bytes).sum();
+        let waiting = self.relay.longest_queue();
+        if waiting > retained + replayed {
+            return Err(format!("{waiting} bytes wait for a viewer, but the sniffers retain {retained}"));
         }
         Ok(())
     }
