@@ -51,7 +51,7 @@ pub struct Args {
     pub cores: Vec<usize>,
 
     /// How the kernel deals packets out to the rings of an interface.
-    #[arg(long, value_name = "MODE", default_value = "hash", requires = "cores")]
+    #[arg(long, value_name = "MODE", default_value = "hash", requires = "cores", conflicts_with = "read")]
     pub fanout: Fanout,
 
     /// Memory of each ring, which the kernel cannot swap out.
