@@ -19,9 +19,7 @@ use wire::capture_file::{CaptureReader, Item};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::Report;
-use wire::message::{
-    CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamStatus,
-};
+use wire::message::{Control, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamStatus};
 use wire::pack::{Compression, Packer};
 use wire::pool::Pool;
 
@@ -240,8 +238,8 @@ fn broken_messages(url: &str) {
         is_told(peer, &format!("{length} bytes"));
     }
     let mut peer = publisher(url);
-    peer.send(&oversized(CONTROL_BYTES_MAX as u64 + 1, TEXT));
-    is_told(peer, "at most 4194304");
+    peer.send(&oversized(HELLO_BYTES_MAX as u64 + 1, TEXT));
+    is_told(peer, "at most 65536");
     // A stranger has less room.
     for opcode in [TEXT, BINARY] {
         let mut peer = RawPeer::open(url);

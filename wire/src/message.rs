@@ -32,9 +32,9 @@ use crate::ledger::Stage;
 pub const PROTOCOL: u32 = 1;
 /// The WebSocket subprotocol of that version (RFC 6455, section 1.9).
 pub const SUBPROTOCOL: &str = "ringcast.1";
-/// Most bytes of a control message.
+/// Most bytes of a relay's control message: its list may be long.
 pub const CONTROL_BYTES_MAX: usize = 4 << 20;
-/// Most bytes of any message before the peer has said who it is.
+/// Most bytes of a client's control message, and of any message before it has said who it is.
 pub const HELLO_BYTES_MAX: usize = 64 << 10;
 /// Port of a relay when an address names none.
 pub const DEFAULT_PORT: u16 = 9440;
