@@ -268,7 +268,7 @@ fn broken_messages(url: &str) {
         peer.send(&bytes);
         is_told(peer, text);
     }
-    let deep = [vec![b'['; 60_000], vec![b']'; 60_000]].concat();
+    let deep = [vec![b'['; 30_000], vec![b']'; 30_000]].concat();
     let mut peer = publisher(url);
     peer.frame(TEXT, &deep);
     is_told(peer, "control message");
