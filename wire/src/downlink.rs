@@ -18,7 +18,7 @@ use crate::message::{Control, Envelope, MessageError, PROTOCOL, Role, Selection,
 
 /// Most notices of one stream that wait for the gap they explain.
 const NOTICES_MAX: usize = 4096;
-/// Most bytes of a description or report once read.
+/// Most streams of one viewer.
 const STREAMS_MAX: usize = 1 << 20;
 
 /// How the relay broke the protocol, or refused.
@@ -353,11 +353,6 @@ impl Downlink {
     /// What came, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    /// Asks for the list.
-    pub fn request_list(&mut self) {
-        self.control.push_back(Control::List);
     }
 
     /// The relay has welcomed us.

@@ -418,11 +418,6 @@ impl Uplink {
         self.totals.retained_bytes == 0
     }
 
-    /// Whether nothing is left to send.
-    pub fn is_sent(&self) -> bool {
-        self.unsent.is_empty()
-    }
-
     /// Counters.
     pub fn totals(&self) -> UplinkTotals {
         self.totals

@@ -16,7 +16,7 @@ mod websocket;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -203,11 +203,6 @@ impl Connection {
     /// The stream, for socket options.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
-    }
-
-    /// Address of the peer, if it can still be told.
-    pub fn peer_address(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
     }
 
     /// Takes messages as long as a known peer may send, rather than a stranger's.
