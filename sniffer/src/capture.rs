@@ -267,7 +267,7 @@ impl Capture {
         let opened = Opened { control: ring.control(), group, ring_bytes: ring.ring_bytes() };
         let (pool, key) = (self.config.pool.clone(), order.key);
         let packer = Packer::new(key, pool, self.config.body_bytes, self.config.compression);
-        self.handover.send(Handed::Stream(key.stream, order.description.clone()));
+        self.handover.send(Handed::Stream(key, order.description.clone()));
         let interface_drops_at_start = interface_drops(&order.config.interface);
         self.rings.push(RingStream {
             ring,
@@ -467,6 +467,7 @@ impl RingStream {
                     .map(|(now, start)| now.saturating_sub(start)),
             }],
             lost: self.lost.clone(),
+            outages: Vec::new(),
             note,
         };
         let stream = self.packer.key().stream;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mio::{Registry, Token, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use wire::block::PackedBlock;
+use wire::block::{PackedBlock, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
 
@@ -20,7 +20,7 @@ use wire::ledger::Report;
 #[derive(Debug)]
 pub enum Handed {
     /// A stream is opened, or its table has grown. Its description block follows.
-    Stream(u32, Description),
+    Stream(StreamKey, Description),
     /// A packed block.
     Block(PackedBlock),
     /// Nothing older is to come in an idle stream: its number, and the time in ns.

@@ -126,7 +126,7 @@ impl ReadThread {
             number: 0,
             last_time_ns: 0,
         };
-        handover.send(Handed::Stream(key.stream, sending.description.clone()));
+        handover.send(Handed::Stream(key, sending.description.clone()));
         let thread = std::thread::Builder::new()
             .name("read".to_owned())
             .spawn(move || {
@@ -335,8 +335,8 @@ impl Sending {
         if self.is_described {
             return;
         }
-        let stream = self.packer.key().stream;
-        self.handover.send(Handed::Stream(stream, self.description.clone()));
+        let key = self.packer.key();
+        self.handover.send(Handed::Stream(key, self.description.clone()));
         loop {
             match self.packer.seal_json(Kind::Description, &self.description, wall_ns(), false) {
                 Some(block) => {

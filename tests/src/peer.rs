@@ -217,6 +217,7 @@ pub fn hello(role: Role, name: &str, epoch: u64) -> Control {
         role,
         name: name.to_owned(),
         epoch: Epoch(epoch),
+        home: Epoch(epoch),
         agent: "a test".to_owned(),
         clock_ns: wall_ns(),
     }

@@ -19,7 +19,9 @@ use wire::capture_file::{CaptureReader, Item};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::Report;
-use wire::message::{Control, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamStatus};
+use wire::message::{
+    Announcement, Control, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamStatus,
+};
 use wire::pack::{Compression, Packer};
 use wire::pool::Pool;
 
@@ -138,7 +140,9 @@ fn with_header(block: &PackedBlock, change: impl FnOnce(&mut Header)) -> Vec<u8>
 
 fn announce(peer: &mut RawPeer, stream: u32) {
     let interfaces = vec!["eth9".to_owned()];
-    peer.control(&Control::Stream { stream, interfaces, filter: None, opened_ns: 1 });
+    let key = StreamKey { epoch: Epoch(EPOCH), stream };
+    let announcement = Announcement { key, interfaces, opened_ns: 1, ..Announcement::default() };
+    peer.control(&Control::Stream(announcement));
 }
 
 fn publisher(url: &str) -> RawPeer {
@@ -212,8 +216,8 @@ fn sequences_that_go_back(url: &str) {
         peer.block(block.bytes());
     }
     while let Control::Ack { streams } = peer.await_control("ack") {
-        assert!(streams[0].received <= 2, "{streams:?}");
-        if streams[0].received == 2 {
+        assert!(streams[0].received.next_sequence <= 2, "{streams:?}");
+        if streams[0].received.next_sequence == 2 {
             break;
         }
     }
@@ -295,7 +299,7 @@ fn peers_out_of_turn(url: &str) {
     peer.control(&Control::List);
     is_told(peer, "not a hello");
     let mut peer = publisher(url);
-    peer.control(&Control::Subscribe { selection: Default::default() });
+    peer.control(&Control::Subscribe { selection: Default::default(), cursors: Vec::new() });
     is_told(peer, "not for it to send");
     let mut peer = RawPeer::hello(url, Role::Subscribe, "", 0);
     announce(&mut peer, 0);
@@ -303,14 +307,15 @@ fn peers_out_of_turn(url: &str) {
     let mut peer = RawPeer::hello(url, Role::Subscribe, "", 0);
     let globs = vec!["a[".to_owned()];
     let selection = wire::message::Selection { sniffers: globs, ..Default::default() };
-    peer.control(&Control::Subscribe { selection });
+    peer.control(&Control::Subscribe { selection, cursors: Vec::new() });
     is_told(peer, "a[");
 
     let mut peer = RawPeer::open(url);
-    let Control::Hello { role, name, epoch, agent, clock_ns, .. } = hello(Role::Publish, "new", 5) else {
+    let Control::Hello { role, name, epoch, home, agent, clock_ns, .. } = hello(Role::Publish, "new", 5)
+    else {
         unreachable!("it is a hello");
     };
-    peer.control(&Control::Hello { protocol: PROTOCOL + 1, role, name, epoch, agent, clock_ns });
+    peer.control(&Control::Hello { protocol: PROTOCOL + 1, role, name, epoch, home, agent, clock_ns });
     is_told(peer, "protocol 2");
 }
 

@@ -94,6 +94,7 @@ impl Config {
             sniffers: args.sniffer.clone(),
             interfaces: args.interface.clone(),
             marks: !args.reorder.is_zero(),
+            backlog: false,
         };
         let matcher = Matcher::new(&selection)?;
         let filter = args.filter.clone().filter(|text| !text.trim().is_empty());

@@ -186,8 +186,8 @@ impl Writer {
     fn handle_description(&mut self, key: StreamKey, description: &Description) -> Result<(), Stop> {
         let mut inherited = Losses::default();
         if let Some(former) = description.predecessor
-            && former != key.stream
-            && let Some(former) = self.streams.get_mut(&StreamKey { stream: former, ..key })
+            && former != key
+            && let Some(former) = self.streams.get_mut(&former)
         {
             inherited = std::mem::take(&mut former.pending);
         }

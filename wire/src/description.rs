@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Interface;
+use crate::block::StreamKey;
 
 /// Most interfaces of one stream's table.
 pub const INTERFACES_MAX: usize = 65_536;
@@ -23,9 +24,9 @@ pub struct Description {
     pub agent: String,
     /// When the stream was opened, ns since 1970.
     pub opened_ns: u64,
-    /// The stream of the same epoch that this one goes on from, if any.
+    /// The stream that this one goes on from, if any: of this run, or of the one before it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub predecessor: Option<u32>,
+    pub predecessor: Option<StreamKey>,
     /// The capture file that is sent, for `--read`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,

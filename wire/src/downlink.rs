@@ -152,6 +152,7 @@ impl Downlink {
             role: Role::Subscribe,
             name: String::new(),
             epoch: Epoch::default(),
+            home: Epoch::default(),
             agent: self.agent.clone(),
             clock_ns,
         });
@@ -171,7 +172,9 @@ impl Downlink {
                 }
                 self.welcomed = true;
                 self.control.push_back(match &self.selection {
-                    Some(selection) => Control::Subscribe { selection: selection.clone() },
+                    Some(selection) => {
+                        Control::Subscribe { selection: selection.clone(), cursors: Vec::new() }
+                    }
                     None => Control::List,
                 });
             }

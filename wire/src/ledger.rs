@@ -17,18 +17,24 @@ pub enum Stage {
     KernelRing,
     /// The sniffer's memory was used up while the relay was away or slow, and there was no spool.
     NoBuffer,
+    /// The spool was full: its oldest segment made room.
+    SpoolEvicted,
+    /// The spool could not be written or read.
+    SpoolFailed,
+    /// The sniffer ended without sending or spooling what it had packed.
+    SnifferRestarted,
     /// A worker of the relay was behind.
     WorkerQueue,
     /// The viewer was behind, and its queue at the relay full.
     ViewerQueue,
+    /// The viewer was away for longer than the relay keeps blocks.
+    ViewerAway,
     /// The relay's memory was used up.
     Budget,
     /// A block failed its checks.
     Corrupt,
     /// The relay was restarted.
     RelayRestarted,
-    /// The sniffer went away without ending its streams.
-    SnifferRestarted,
     /// Nothing explains the gap: a defect.
     Unexplained,
 }
@@ -39,8 +45,11 @@ impl Stage {
         match self {
             Stage::KernelRing => "kernel ring",
             Stage::NoBuffer => "sniffer memory",
+            Stage::SpoolEvicted => "spool evicted",
+            Stage::SpoolFailed => "spool failed",
             Stage::WorkerQueue => "worker queue",
             Stage::ViewerQueue => "viewer queue",
+            Stage::ViewerAway => "viewer away",
             Stage::Budget => "relay memory",
             Stage::Corrupt => "corrupt",
             Stage::RelayRestarted => "relay restarted",
@@ -124,6 +133,56 @@ pub struct InterfaceTotals {
     pub interface_drops: Option<u64>,
 }
 
+/// Why nothing could be captured for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutageKind {
+    /// The interface was switched off, or had no carrier.
+    InterfaceDown,
+    /// The interface was deleted.
+    InterfaceGone,
+    /// The sniffer did not run; what the kernel held for it is within the interval too.
+    SnifferDown,
+    /// Something a newer sniffer says.
+    #[serde(other)]
+    Other,
+}
+
+/// A time in which packets were lost *outside*: nobody can say how many, if any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Why.
+    pub kind: OutageKind,
+    /// Interface that it concerns.
+    #[serde(default)]
+    pub interface: String,
+    /// When it began, ns since 1970.
+    pub from_ns: u64,
+    /// When it ended; `None` while it lasts.
+    #[serde(default)]
+    pub until_ns: Option<u64>,
+}
+
+impl Outage {
+    /// `interface eth0: down for 3.2 s`, as a person reads it.
+    pub fn text(&self) -> String {
+        let what = match self.kind {
+            OutageKind::InterfaceDown => "down",
+            OutageKind::InterfaceGone => "gone",
+            OutageKind::SnifferDown => "not captured, its sniffer did not run",
+            OutageKind::Other => "not captured",
+        };
+        let time = match self.until_ns {
+            Some(until_ns) => format!(" for {:.1} s", until_ns.saturating_sub(self.from_ns) as f64 / 1e9),
+            None => String::new(),
+        };
+        format!("interface {}: {what}{time}", self.interface)
+    }
+}
+
+/// Most outages of one report: the latest.
+pub const OUTAGES_MAX: usize = 16;
+
 /// The body of a report block (JSON): where a stream stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -142,6 +201,10 @@ pub struct Report {
     pub interfaces: Vec<InterfaceTotals>,
     /// Packets lost before they reached the relay.
     pub lost: Losses,
+    /// Times in which nothing could be captured, the latest of them. A report that repeats one knows
+    /// more of it or the same; one is named by kind, interface and begin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<Outage>,
     /// Why the stream ends, if it does not end in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

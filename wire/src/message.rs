@@ -49,6 +49,20 @@ pub enum Role {
     Subscribe,
 }
 
+/// How far somebody has come in a stream: what it has ends before `next_sequence`, and holds so
+/// many packets and captured bytes of the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The stream.
+    pub key: StreamKey,
+    /// Sequence of the next block.
+    pub next_sequence: u64,
+    /// Packets of the stream before it.
+    pub packets: u64,
+    /// Captured bytes of the stream before it.
+    pub bytes: u64,
+}
+
 /// What a viewer asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -59,6 +73,8 @@ pub struct Selection {
     pub interfaces: Vec<String>,
     /// Time marks of idle streams are wanted (for a merge by time).
     pub marks: bool,
+    /// Also streams that ended at an outage before this viewer had joined them or a predecessor.
+    pub backlog: bool,
 }
 
 /// Where a stream stands, as the relay lists it.
@@ -87,6 +103,26 @@ pub struct StreamStatus {
     pub viewers: u32,
 }
 
+/// What a publisher says of a stream that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Which stream; it may be of an earlier run whose spool is drained.
+    pub key: StreamKey,
+    /// Names of its interfaces.
+    pub interfaces: Vec<String>,
+    /// Capture filter.
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// When it was opened, ns since 1970.
+    pub opened_ns: u64,
+    /// The stream that it goes on from.
+    #[serde(default)]
+    pub predecessor: Option<StreamKey>,
+    /// It ended at an outage, or will soon, and is drained beside the live ones.
+    #[serde(default)]
+    pub backlog: bool,
+}
+
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -100,21 +136,19 @@ pub enum Control {
         name: String,
         #[serde(default)]
         epoch: Epoch,
+        /// Of a publisher: the same for all runs of one spool, so that they meet at the same worker;
+        /// its epoch where there is no spool.
+        #[serde(default)]
+        home: Epoch,
         agent: String,
         clock_ns: u64,
     },
     /// Relay: accepted. `instance` is a fresh random number at each start of the relay.
     Welcome { protocol: u32, instance: Epoch, agent: String, clock_ns: u64 },
-    /// Publisher: a stream it has, before the stream's first block and when its table grew.
-    Stream {
-        stream: u32,
-        interfaces: Vec<String>,
-        #[serde(default)]
-        filter: Option<String>,
-        opened_ns: u64,
-    },
-    /// Relay: how far it has come in the streams of this publisher. `received` and `settled` count
-    /// blocks: all with a lower sequence are.
+    /// Publisher: a stream it has, before the stream's first block, and whenever what it says of it
+    /// has changed.
+    Stream(Announcement),
+    /// Relay: how far it has come in the streams of this publisher.
     Ack { streams: Vec<StreamAck> },
     /// Relay: how many viewers take a publisher's streams now. `marks`: time marks are wanted.
     Takers { viewers: u32, marks: bool },
@@ -131,14 +165,21 @@ pub enum Control {
         stream: u32,
         complete_through_ns: u64,
     },
-    /// Viewer: what it wants.
-    Subscribe { selection: Selection },
+    /// Viewer: what it wants, and how far it is in the streams that it had joined before a cut.
+    Subscribe {
+        selection: Selection,
+        #[serde(default)]
+        cursors: Vec<Cursor>,
+    },
+    /// Viewer: so many data messages of this connection have arrived.
+    Progress { messages: u64 },
     /// Relay: the subscription stands; these streams match now, the first blocks follow.
     Subscribed { streams: u32 },
     /// Relay: a stream is joined. Its packets before `next_sequence`, as `status` counts them, are
     /// not for this viewer.
     Join { status: StreamStatus, next_sequence: u64 },
-    /// Relay: blocks from `first_sequence` up to but without `next_sequence` do not come, and why.
+    /// Publisher, relay: blocks from `first_sequence` up to but without `next_sequence` do not come,
+    /// and why.
     Skipped {
         key: StreamKey,
         first_sequence: u64,
@@ -147,7 +188,7 @@ pub enum Control {
         bytes: u64,
         stage: Stage,
     },
-    /// Relay: the sniffer of this stream has been away for so long that it is given up.
+    /// Publisher, relay: nothing more of this stream comes, although it has not ended in order.
     Gone { key: StreamKey, reason: String },
     /// Viewer: send the list.
     List,
@@ -167,12 +208,10 @@ pub enum Control {
 /// How far the relay is in one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamAck {
-    /// The stream.
-    pub stream: u32,
-    /// Blocks the relay has.
-    pub received: u64,
-    /// Blocks that every viewer subscribed when they arrived has been handed, or has been told it
-    /// does not get.
+    /// What the relay has: every block before this place.
+    pub received: Cursor,
+    /// Every block with a lower sequence has arrived at each viewer that was subscribed when it came,
+    /// or that viewer was told that it does not get it, or has left.
     pub settled: u64,
 }
 
@@ -245,6 +284,7 @@ mod tests {
             role: Role::Publish,
             name: "host".into(),
             epoch: Epoch(7),
+            home: Epoch(7),
             agent: "sniffer".into(),
             clock_ns: 5,
         };

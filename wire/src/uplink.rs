@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::block::{Epoch, Kind, PackedBlock};
 use crate::ledger::{Losses, Stage};
-use crate::message::{Control, Envelope, PROTOCOL, Role, StreamAck};
+use crate::message::{Announcement, Control, Envelope, PROTOCOL, Role, StreamAck};
 
 /// How the relay broke the protocol.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -30,17 +30,6 @@ pub enum UplinkError {
     Ack { stream: u32, found: u64, sent: u64 },
     #[error("the relay sent {what} out of turn")]
     OutOfTurn { what: &'static str },
-}
-
-/// What a stream is, for the relay's list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announcement {
-    /// Names of its interfaces.
-    pub interfaces: Vec<String>,
-    /// Capture filter.
-    pub filter: Option<String>,
-    /// When it was opened, ns since 1970.
-    pub opened_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +136,8 @@ impl Uplink {
     }
 
     /// A stream is opened, or its table has grown.
-    pub fn handle_announcement(&mut self, stream: u32, announcement: Announcement) {
+    pub fn handle_announcement(&mut self, announcement: Announcement) {
+        let stream = announcement.key.stream;
         let entry = self.streams.entry(stream).or_insert_with(|| Stream {
             announcement: Announcement::default(),
             announced: false,
@@ -234,6 +224,7 @@ impl Uplink {
             role: Role::Publish,
             name: self.name.clone(),
             epoch: self.epoch,
+            home: self.epoch,
             agent: self.agent.clone(),
             clock_ns,
         });
@@ -292,20 +283,22 @@ impl Uplink {
     }
 
     fn handle_ack(&mut self, ack: StreamAck) -> Result<(), UplinkError> {
-        let Some(stream) = self.streams.get_mut(&ack.stream) else { return Ok(()) };
-        let found = ack.received.max(ack.settled);
+        let StreamAck { received, settled } = ack;
+        let (number, received) = (received.key.stream, received.next_sequence);
+        let Some(stream) = self.streams.get_mut(&number) else { return Ok(()) };
+        let found = received.max(settled);
         if found > stream.sent {
-            return Err(UplinkError::Ack { stream: ack.stream, found, sent: stream.sent });
+            return Err(UplinkError::Ack { stream: number, found, sent: stream.sent });
         }
-        stream.received = ack.received;
+        stream.received = received;
         for (sequence, packets, bytes) in stream.doubtful.drain(..) {
-            if sequence >= ack.received {
+            if sequence >= received {
                 stream.lost.add(Stage::NoBuffer, packets, bytes);
             }
         }
         if std::mem::take(&mut stream.awaits_ack)
             && let Some(description) = &stream.description
-            && description.header().sequence >= ack.received
+            && description.header().sequence >= received
             && let sequence = description.header().sequence
             && let Err(at) =
                 stream.retained.binary_search_by_key(&sequence, |one| one.block.header().sequence)
@@ -314,9 +307,9 @@ impl Uplink {
             let block = description.clone();
             self.totals.retained_bytes += block.bytes().len();
             stream.retained.insert(at, Retained { block, arrival: 0, was_sent: true, in_flight: false });
-            self.unsent.push_front((0, ack.stream, sequence));
+            self.unsent.push_front((0, number, sequence));
         }
-        while stream.retained.front().is_some_and(|first| first.block.header().sequence < ack.settled) {
+        while stream.retained.front().is_some_and(|first| first.block.header().sequence < settled) {
             let Some(first) = stream.retained.pop_front() else { break };
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             stream.done |= first.block.header().end;
@@ -330,8 +323,7 @@ impl Uplink {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         if !stream.announced && !stream.done {
             stream.announced = true;
-            let Announcement { interfaces, filter, opened_ns } = stream.announcement.clone();
-            self.control.push_back(Control::Stream { stream: number, interfaces, filter, opened_ns });
+            self.control.push_back(Control::Stream(stream.announcement.clone()));
         }
     }
 
@@ -458,6 +450,7 @@ fn forget(totals: &mut UplinkTotals, one: &Retained) {
 mod tests {
     use super::*;
     use crate::block::StreamKey;
+    use crate::message::Cursor;
     use crate::pack::{Compression, Packer};
     use crate::pool::Pool;
 
@@ -473,7 +466,8 @@ mod tests {
 
     fn streaming(memory_bytes: usize) -> Uplink {
         let mut uplink = Uplink::new("host".into(), "test".into(), Epoch(5), memory_bytes);
-        uplink.handle_announcement(0, Announcement::default());
+        let key = StreamKey { epoch: Epoch(5), stream: 0 };
+        uplink.handle_announcement(Announcement { key, ..Announcement::default() });
         connect(&mut uplink);
         uplink
     }
@@ -484,11 +478,13 @@ mod tests {
         let welcome =
             Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
         uplink.handle_control(welcome, 0).expect("in turn");
-        assert!(matches!(uplink.poll_control(), Some(Control::Stream { stream: 0, .. })));
+        assert!(matches!(uplink.poll_control(), Some(Control::Stream(_))));
     }
 
     fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
-        uplink.handle_control(Control::Ack { streams: vec![StreamAck { stream: 0, received, settled }] }, 0)
+        let key = StreamKey { epoch: Epoch(5), stream: 0 };
+        let received = Cursor { key, next_sequence: received, ..Cursor::default() };
+        uplink.handle_control(Control::Ack { streams: vec![StreamAck { received, settled }] }, 0)
     }
 
     fn sent(uplink: &mut Uplink) -> Vec<(u64, bool)> {

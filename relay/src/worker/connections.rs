@@ -180,10 +180,11 @@ impl Worker {
                 Ok(())
             }
             (_, Control::Pong { .. } | Control::Unknown) => Ok(()),
+            (Role::Subscriber, Control::Progress { .. }) => Ok(()),
             (_, Control::Error { reason }) => Err(Fault::Left(reason)),
             (Role::Stranger, _) => Err(Fault::Peer("the first message is not a hello".to_owned())),
-            (Role::Publisher(..), Control::Stream { stream, interfaces, filter, opened_ns }) => {
-                self.hub.handle_stream(PeerId(id), stream, interfaces, filter, opened_ns).map_err(refuse)
+            (Role::Publisher(..), Control::Stream(announcement)) => {
+                self.hub.handle_stream(PeerId(id), announcement).map_err(refuse)
             }
             (Role::Publisher(..), Control::Paced) => {
                 self.hub.handle_paced(PeerId(id));
@@ -196,7 +197,7 @@ impl Worker {
             (Role::Subscriber, Control::Subscribe { .. }) if peer.has_subscribed => {
                 Err(Fault::Peer("a second subscription".to_owned()))
             }
-            (Role::Subscriber, Control::Subscribe { selection }) => {
+            (Role::Subscriber, Control::Subscribe { selection, .. }) => {
                 peer.has_subscribed = true;
                 self.hub.add_viewer(PeerId(id), &selection).map_err(refuse)
             }

@@ -23,9 +23,9 @@ use wire::block::{Epoch, Kind};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::ledger::Report;
-use wire::message::Control;
+use wire::message::{Announcement, Control};
 use wire::pool::Pool;
-use wire::uplink::{Announcement, Uplink, UplinkError};
+use wire::uplink::{Uplink, UplinkError};
 
 use crate::config::Config;
 use crate::feedback::{FeedbackDetector, Verdict};
@@ -254,17 +254,23 @@ impl Sender {
     fn take_handed(&mut self) {
         while let Ok(handed) = self.handed.try_recv() {
             match handed {
-                Handed::Stream(stream, description) => {
+                Handed::Stream(key, description) => {
                     // An interface of a file that has no name goes by the file's, as viewers show it.
                     let file = description.file.as_deref().unwrap_or_default();
                     let name = |one: &str| if one.is_empty() { file } else { one }.to_owned();
                     let names = description.interfaces.iter().map(|one| name(&one.name));
                     let interfaces = bounded(names);
                     let title = description.file.clone().unwrap_or_else(|| interfaces.join(","));
-                    self.names.insert(stream, title);
+                    self.names.insert(key.stream, title);
                     let filter = description.interfaces.iter().find_map(|one| one.filter.clone());
-                    let opened_ns = description.opened_ns;
-                    self.uplink.handle_announcement(stream, Announcement { interfaces, filter, opened_ns });
+                    self.uplink.handle_announcement(Announcement {
+                        key,
+                        interfaces,
+                        filter,
+                        opened_ns: description.opened_ns,
+                        predecessor: description.predecessor,
+                        backlog: false,
+                    });
                 }
                 Handed::Block(block) => {
                     self.handed_bytes += block.bytes().len() as u64;

@@ -83,7 +83,7 @@ impl Relay {
     /// Waits until a viewer has subscribed.
     pub fn subscription(&self) -> Selection {
         loop {
-            if let Control::Subscribe { selection } = self.next_control() {
+            if let Control::Subscribe { selection, .. } = self.next_control() {
                 return selection;
             }
         }

@@ -34,7 +34,7 @@ use thiserror::Error;
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
 use crate::ledger::Stage;
-use crate::message::{Control, Envelope, Selection, StreamAck, StreamStatus};
+use crate::message::{Announcement, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
 pub use selection::{Matcher, SelectionError};
 use viewer::Viewer;
 
@@ -216,18 +216,15 @@ impl Hub {
     }
 
     /// A publisher announces a stream, or that its table has grown.
-    pub fn handle_stream(
-        &mut self,
-        peer: PeerId,
-        number: u32,
-        interfaces: Vec<String>,
-        filter: Option<String>,
-        opened_ns: u64,
-    ) -> Result<(), HubError> {
+    pub fn handle_stream(&mut self, peer: PeerId, announcement: Announcement) -> Result<(), HubError> {
         let Some(publisher) = self.publishers.get(&peer) else {
             return Err(HubError::NotPublisher { what: "a stream" });
         };
-        let key = StreamKey { epoch: publisher.epoch, stream: number };
+        let Announcement { key, interfaces, filter, opened_ns, .. } = announcement;
+        if key.epoch != publisher.epoch {
+            return Err(HubError::Epoch { found: key.epoch, expected: publisher.epoch });
+        }
+        let number = key.stream;
         let status = StreamStatus {
             key,
             name: publisher.name.clone(),

@@ -73,8 +73,11 @@ mod tests {
 
     fn matches(sniffers: &[&str], interfaces: &[&str], name: &str, of: &[&str]) -> bool {
         let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        let selection =
-            Selection { sniffers: strings(sniffers), interfaces: strings(interfaces), marks: false };
+        let selection = Selection {
+            sniffers: strings(sniffers),
+            interfaces: strings(interfaces),
+            ..Selection::default()
+        };
         let status =
             StreamStatus { name: name.to_owned(), interfaces: strings(of), ..StreamStatus::default() };
         Matcher::new(&selection).expect("globs").matches(&status)

@@ -74,7 +74,10 @@ impl Hub {
         let epoch = publisher.epoch;
         let ack = |stream: u32| {
             let found = self.streams.get(&StreamKey { epoch, stream })?;
-            Some(StreamAck { stream, received: found.next_sequence.unwrap_or(0), settled: found.settled })
+            let StreamStatus { key, packets, bytes, .. } = found.status;
+            let next_sequence = found.next_sequence.unwrap_or(0);
+            let received = Cursor { key, next_sequence, packets, bytes };
+            Some(StreamAck { received, settled: found.settled })
         };
         let streams: Vec<StreamAck> = due.into_iter().filter_map(ack).collect();
         (!streams.is_empty()).then_some(Control::Ack { streams })

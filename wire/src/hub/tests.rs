@@ -21,8 +21,13 @@ fn block(packer: &mut Packer, bytes: usize) -> Bytes {
 fn hub(viewer_queue_bytes: usize) -> Hub {
     let mut hub = Hub::new(HubConfig { viewer_queue_bytes });
     hub.add_publisher(SNIFFER, "host".into(), EPOCH, "[::1]:1".into());
-    hub.handle_stream(SNIFFER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub
+}
+
+fn announcement(stream: u32, interfaces: Vec<String>) -> Announcement {
+    let key = StreamKey { epoch: EPOCH, stream };
+    Announcement { key, interfaces, opened_ns: 5, ..Announcement::default() }
 }
 
 fn outputs(hub: &mut Hub) -> Vec<Output> {
@@ -37,7 +42,7 @@ fn sequences(hub: &mut Hub, peer: PeerId) -> Vec<u64> {
 
 fn acked(hub: &mut Hub) -> (u64, u64) {
     match hub.poll_ack() {
-        Some((SNIFFER, Control::Ack { streams })) => (streams[0].received, streams[0].settled),
+        Some((SNIFFER, Control::Ack { streams })) => (streams[0].received.next_sequence, streams[0].settled),
         other => panic!("{other:?}"),
     }
 }
@@ -186,9 +191,9 @@ fn a_newer_connection_of_an_epoch_replaces_the_older() {
     assert!(outputs(&mut hub).iter().any(|output| matches!(output, Output::Close { peer: SNIFFER, .. })));
     let late = block(&mut packer, 10);
     assert!(matches!(hub.handle_block(SNIFFER, late.clone()), Err(HubError::NotPublisher { .. })));
-    hub.handle_stream(OTHER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     let Some((OTHER, Control::Ack { streams })) = hub.poll_ack() else { panic!("it is told how far we are") };
-    assert_eq!(streams, [StreamAck { stream: 0, received: 1, settled: 1 }]);
+    assert_eq!((streams[0].received.next_sequence, streams[0].settled), (1, 1));
     hub.handle_block(OTHER, late).expect("goes on");
 }
 
@@ -209,9 +214,9 @@ fn lying_publishers_are_refused() {
     let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
     assert!(matches!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::Epoch { .. })));
     for number in 1..STREAMS_PER_PUBLISHER_MAX as u32 {
-        hub.handle_stream(SNIFFER, number, Vec::new(), None, 0).expect("within the limit");
+        hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
     }
-    let over = hub.handle_stream(SNIFFER, u32::MAX, Vec::new(), None, 0);
+    let over = hub.handle_stream(SNIFFER, announcement(u32::MAX, Vec::new()));
     assert_eq!(over, Err(HubError::TooManyStreams));
 }
 
@@ -220,7 +225,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
     let mut hub = hub(1 << 20);
     hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
     for number in 1..ENDED_STREAMS_MAX as u32 + 50 {
-        hub.handle_stream(SNIFFER, number, Vec::new(), None, 0).expect("within the limit");
+        hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
         let key = StreamKey { epoch: EPOCH, stream: number };
         let mut packer = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
         let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
@@ -252,7 +257,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
     assert!(outputs(&mut hub).iter().any(tells_gone));
     // It comes back after all: refused, its packets would never arrive.
     hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
-    hub.handle_stream(OTHER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub.handle_block(OTHER, block(&mut packer, 10)).expect("goes on");
     let joins_again =
         |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
@@ -371,7 +376,7 @@ fn another_worker_learns_that_a_table_has_grown() {
     let mut owner = hub(1 << 20);
     owner.add_worker(OTHER, 1 << 20);
     for interfaces in [vec!["eth0".to_owned()], vec!["eth0".to_owned(), "eth1".to_owned()]] {
-        owner.handle_stream(SNIFFER, 0, interfaces, None, 5).expect("a publisher");
+        owner.handle_stream(SNIFFER, announcement(0, interfaces)).expect("a publisher");
     }
     let joins = outputs(&mut owner);
     let grown = |output: &Output| {
@@ -388,7 +393,7 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     let (to_far, to_owner) = (PeerId(100), PeerId(101));
     owner.add_worker(to_far, 1 << 20);
     far.add_worker(to_owner, 1 << 20);
-    owner.handle_stream(SNIFFER, 0, vec!["eth0".into()], None, 5).expect("a publisher");
+    owner.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     for output in outputs(&mut owner) {
         if let Output::Control { to, control: Control::Join { status, next_sequence } } = output {
             assert_eq!(to, to_far);

@@ -141,18 +141,15 @@ impl Relay {
             (Some(Served::Publisher(_)), Message::Data(_, block)) => {
                 worker.hub.handle_block(peer, block).map_err(|error| error.to_string())?;
             }
-            (
-                Some(Served::Publisher(_)),
-                Message::Control(Control::Stream { stream, interfaces, filter, opened_ns }),
-            ) => {
-                let handled = worker.hub.handle_stream(peer, stream, interfaces, filter, opened_ns);
+            (Some(Served::Publisher(_)), Message::Control(Control::Stream(announcement))) => {
+                let handled = worker.hub.handle_stream(peer, announcement);
                 handled.map_err(|error| error.to_string())?;
             }
             (
                 Some(Served::Publisher(epoch)),
                 Message::Control(Control::Mark { stream, complete_through_ns, .. }),
             ) => worker.hub.handle_mark(peer, epoch, stream, complete_through_ns),
-            (None, Message::Control(Control::Subscribe { selection })) => {
+            (None, Message::Control(Control::Subscribe { selection, .. })) => {
                 worker.peers.insert(connection.id, Some(Served::Viewer));
                 worker.hub.add_viewer(peer, &selection).map_err(|error| error.to_string())?;
             }

@@ -6,10 +6,10 @@ use wire::Interface;
 use wire::block::{Epoch, Kind, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
-use wire::message::Control;
+use wire::message::{Announcement, Control};
 use wire::pack::{Compression, PackError, Packer};
 use wire::pool::Pool;
-use wire::uplink::{Announcement, Uplink};
+use wire::uplink::Uplink;
 
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -167,9 +167,11 @@ impl Sniffer {
             interfaces: interfaces.iter().map(interface).collect(),
             ..Description::default()
         };
-        let number = stream.packer.key().stream;
-        let announcement = Announcement { interfaces, filter: None, opened_ns: stream.opens_at };
-        self.uplink.handle_announcement(number, announcement);
+        let key = stream.packer.key();
+        let number = key.stream;
+        let opened_ns = stream.opens_at;
+        let announcement = Announcement { key, interfaces, opened_ns, ..Announcement::default() };
+        self.uplink.handle_announcement(announcement);
         let block = stream.packer.seal_json(Kind::Description, &description, now * 1_000_000, false);
         let block = block.expect("the pool is large");
         stream.truth.blocks += 1;
@@ -229,18 +231,19 @@ impl Sniffer {
     pub fn handle_control(&mut self, control: Control, now: u64) -> Result<(), String> {
         if let Control::Ack { streams } = &control {
             for ack in streams {
-                let (received, settled) = self.acked.get(&ack.stream).copied().unwrap_or_default();
-                let sent = self.blocks_of(ack.stream);
-                if ack.received < received || ack.settled < settled || ack.settled > ack.received {
+                let (number, now_received) = (ack.received.key.stream, ack.received.next_sequence);
+                let (received, settled) = self.acked.get(&number).copied().unwrap_or_default();
+                let sent = self.blocks_of(number);
+                if now_received < received || ack.settled < settled || ack.settled > now_received {
                     return Err(format!("{}: {ack:?} after {received} and {settled}", self.name));
                 }
-                if ack.received > sent {
+                if now_received > sent {
                     return Err(format!("{}: {ack:?}, but there are {sent} blocks", self.name));
                 }
-                if let Some(stream) = self.streams.get_mut(ack.stream as usize) {
+                if let Some(stream) = self.streams.get_mut(number as usize) {
                     stream.truth.is_done |= stream.truth.ended && ack.settled == stream.truth.blocks;
                 }
-                self.acked.insert(ack.stream, (ack.received, ack.settled));
+                self.acked.insert(number, (now_received, ack.settled));
             }
         }
         self.uplink.handle_control(control, now).map_err(|error| format!("{}: {error}", self.name))?;

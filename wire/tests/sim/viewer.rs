@@ -67,8 +67,12 @@ impl Viewer {
     pub fn new(index: usize, plan: &Plan, rng: &mut Rng) -> Self {
         let sniffers = rng.pick(&[&[][..], &[], &["web-*"], &["db-?"], &["*-0"], &["*-1", "web-*"]]);
         let interfaces = rng.pick(&[&[][..], &[], &["eth*"], &["wlan?"], &["eth1"]]);
-        let selection =
-            Selection { sniffers: globs(sniffers), interfaces: globs(interfaces), marks: rng.one_in(2) };
+        let selection = Selection {
+            sniffers: globs(sniffers),
+            interfaces: globs(interfaces),
+            marks: rng.one_in(2),
+            backlog: false,
+        };
         let connects_at = if rng.one_in(2) { 0 } else { rng.range(0, plan.ticks) };
         let leaves = plan.leaving && rng.one_in(2);
         Self {
