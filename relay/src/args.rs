@@ -23,6 +23,11 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     pub viewer_queue: usize,
 
+    /// Most bytes of what came lately, kept for viewers that come back after a cut. Default: 256MiB, or
+    /// a quarter of --memory if that is less; at most half of it.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub recent: Option<usize>,
+
     /// Most bytes of packed blocks in all; beyond it the viewer that is furthest behind loses its
     /// queue. At least 64MiB.
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]

@@ -8,6 +8,7 @@ use crate::args::Args;
 
 /// Room for a few of the largest usual blocks, so that a source that can wait need not lose one.
 const VIEWER_QUEUE_BYTES_MIN: usize = 4 << 20;
+const RECENT_BYTES_DEFAULT: usize = 256 << 20;
 const MEMORY_BYTES_MIN: usize = 64 << 20;
 
 /// The relay's settings.
@@ -19,6 +20,8 @@ pub struct Config {
     pub workers: usize,
     /// Most bytes that wait for one viewer.
     pub viewer_queue_bytes: usize,
+    /// Most bytes kept for viewers that come back.
+    pub recent_bytes: usize,
     /// Most bytes of packed blocks in all.
     pub memory_bytes: usize,
     /// Anyone may connect, from anywhere.
@@ -36,6 +39,8 @@ pub enum ConfigError {
     Insecure { listen: SocketAddr },
     #[error("--viewer-queue {found}: at least {VIEWER_QUEUE_BYTES_MIN} bytes")]
     ViewerQueue { found: usize },
+    #[error("--recent {found}: at most half of --memory, {most} bytes")]
+    Recent { found: usize, most: usize },
     #[error("--memory {found}: at least {MEMORY_BYTES_MIN} bytes")]
     Memory { found: usize },
 }
@@ -52,10 +57,15 @@ impl Config {
         if args.memory < MEMORY_BYTES_MIN {
             return Err(ConfigError::Memory { found: args.memory });
         }
+        let recent_bytes = args.recent.unwrap_or(RECENT_BYTES_DEFAULT.min(args.memory / 4));
+        if recent_bytes > args.memory / 2 {
+            return Err(ConfigError::Recent { found: recent_bytes, most: args.memory / 2 });
+        }
         Ok(Self {
             listen: args.listen,
             workers: args.workers.into(),
             viewer_queue_bytes: args.viewer_queue,
+            recent_bytes,
             memory_bytes: args.memory,
             insecure: args.insecure,
         })

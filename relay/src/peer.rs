@@ -5,13 +5,24 @@ use std::time::Instant;
 use wire::block::Epoch;
 use wire::connection::Connection;
 
+/// A run of a sniffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Its name.
+    pub name: String,
+    /// The run.
+    pub epoch: Epoch,
+    /// The same for all runs of one spool.
+    pub home: Epoch,
+}
+
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Has not said hello yet.
     Stranger,
-    /// A sniffer, of this name and epoch.
-    Publisher(String, Epoch),
+    /// A sniffer.
+    Publisher(Run),
     /// A viewer.
     Subscriber,
 }
@@ -55,7 +66,7 @@ impl Peer {
     pub fn title(&self) -> String {
         match &self.role {
             Role::Stranger => format!("connection from {}", self.address),
-            Role::Publisher(name, _) => format!("sniffer {} ({})", name.escape_debug(), self.address),
+            Role::Publisher(run) => format!("sniffer {} ({})", run.name.escape_debug(), self.address),
             Role::Subscriber => format!("viewer ({})", self.address),
         }
     }

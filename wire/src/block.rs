@@ -25,6 +25,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::message::Cursor;
+
 /// First four bytes of every packed block.
 pub const MAGIC: [u8; 4] = *b"RCB1";
 /// Version of the header layout that this code writes and reads.
@@ -316,6 +318,24 @@ impl PackedBlock {
     /// The whole block, header and body.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The place in its stream at which this block begins.
+    pub fn begin(&self) -> Cursor {
+        let Header { key, sequence, packets_before, bytes_before, .. } = self.header;
+        Cursor { key, next_sequence: sequence, packets: packets_before, bytes: bytes_before }
+    }
+
+    /// The place behind it.
+    pub fn end(&self) -> Cursor {
+        let Cursor { key, next_sequence, packets, bytes } = self.begin();
+        let (more_packets, more_bytes) = (self.header.packet_count, self.header.byte_count);
+        Cursor {
+            key,
+            next_sequence: next_sequence + 1,
+            packets: packets + u64::from(more_packets),
+            bytes: bytes + u64::from(more_bytes),
+        }
     }
 
     /// The body as it is here, LZ4 or stored.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Interface;
 use crate::block::StreamKey;
+use crate::message::Announcement;
 
 /// Most interfaces of one stream's table.
 pub const INTERFACES_MAX: usize = 65_536;
@@ -32,4 +33,36 @@ pub struct Description {
     pub file: Option<String>,
     /// The table that the interface ids of the stream's packets index.
     pub interfaces: Vec<Interface>,
+}
+
+/// Most bytes of the interface names in an announcement.
+const ANNOUNCED_BYTES_MAX: usize = 32 << 10;
+
+impl Description {
+    /// What a relay is told of the stream `key` that this describes.
+    pub fn announcement(&self, key: StreamKey) -> Announcement {
+        // An interface of a file that has no name goes by the file's, as viewers show it.
+        let file = self.file.as_deref().unwrap_or_default();
+        let name = |one: &str| if one.is_empty() { file } else { one }.to_owned();
+        Announcement {
+            key,
+            interfaces: bounded(self.interfaces.iter().map(|one| name(&one.name))),
+            filter: self.interfaces.iter().find_map(|one| one.filter.clone()),
+            opened_ns: self.opened_ns,
+            predecessor: self.predecessor,
+            backlog: false,
+        }
+    }
+}
+
+/// The names that a relay is told, for its list and for choosing streams: as many as fit a short
+/// message. The description holds them all.
+fn bounded(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut room = ANNOUNCED_BYTES_MAX;
+    let mut fits = |name: &String| {
+        let takes = 8 + 6 * name.len(); // escaped at worst
+        room = room.saturating_sub(takes);
+        room > 0
+    };
+    names.take_while(|name| fits(name)).collect()
 }

@@ -14,10 +14,12 @@ use thiserror::Error;
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::{Description, INTERFACES_MAX};
 use crate::ledger::{Losses, Report, Stage};
-use crate::message::{Control, Envelope, MessageError, PROTOCOL, Role, Selection, StreamStatus};
+use crate::message::{Control, Cursor, Envelope, MessageError, PROTOCOL, Role, Selection, StreamStatus};
 
 /// Most notices of one stream that wait for the gap they explain.
 const NOTICES_MAX: usize = 4096;
+/// Most streams that a relay is told our place in: the latest; as many as a message holds.
+const CURSORS_MAX: usize = 512;
 /// Most streams of one viewer.
 const STREAMS_MAX: usize = 1 << 20;
 
@@ -93,6 +95,8 @@ pub struct StreamState {
     is_absent: bool,
     /// The relay was restarted since the last block: that explains a gap nothing else does.
     relay_restarted: bool,
+    /// When a block of it came last, in data messages of all streams.
+    moved_at: u64,
     next_sequence: Option<u64>,
     packets_before: u64,
     bytes_before: u64,
@@ -121,6 +125,8 @@ pub struct Downlink {
     instance: Option<Epoch>,
     relay_restarted: bool,
     corrupt_blocks: u64,
+    /// Data messages so far.
+    messages: u64,
 }
 
 impl Downlink {
@@ -136,6 +142,7 @@ impl Downlink {
             instance: None,
             relay_restarted: false,
             corrupt_blocks: 0,
+            messages: 0,
         }
     }
 
@@ -173,7 +180,7 @@ impl Downlink {
                 self.welcomed = true;
                 self.control.push_back(match &self.selection {
                     Some(selection) => {
-                        Control::Subscribe { selection: selection.clone(), cursors: Vec::new() }
+                        Control::Subscribe { selection: selection.clone(), cursors: self.cursors() }
                     }
                     None => Control::List,
                 });
@@ -225,6 +232,18 @@ impl Downlink {
             _ => {}
         }
         Ok(())
+    }
+
+    /// How far we are in the streams that moved last, ended ones too: what goes on from them is ours.
+    fn cursors(&self) -> Vec<Cursor> {
+        let of = |(key, stream): (&StreamKey, &StreamState)| {
+            let next_sequence = stream.next_sequence?;
+            let (packets, bytes) = (stream.packets_before, stream.bytes_before);
+            Some((stream.moved_at, Cursor { key: *key, next_sequence, packets, bytes }))
+        };
+        let mut cursors: Vec<(u64, Cursor)> = self.streams.iter().filter_map(of).collect();
+        cursors.sort_unstable_by_key(|(moved_at, cursor)| (std::cmp::Reverse(*moved_at), cursor.key));
+        cursors.into_iter().take(CURSORS_MAX).map(|(_, cursor)| cursor).collect()
     }
 
     fn handle_join(&mut self, status: StreamStatus, next_sequence: u64) -> Result<(), DownlinkError> {
@@ -294,6 +313,8 @@ impl Downlink {
         let header = *block.header();
         let key = header.key;
         let Some(stream) = self.streams.get_mut(&key) else { return Err(DownlinkError::NotJoined { key }) };
+        self.messages += 1;
+        stream.moved_at = self.messages;
         let next = stream.next_sequence.unwrap_or(0);
         // A description is replayed when a stream goes on after a gap; it may lie in the gap.
         let lies_in =

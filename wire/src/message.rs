@@ -93,10 +93,15 @@ pub struct StreamStatus {
     pub packets: u64,
     /// Captured bytes so far.
     pub bytes: u64,
-    /// `live`, `away` (the sniffer's connection is lost) or `ended`.
+    /// `live`, `backlog`, `away` (the sniffer's connection is lost) or `ended`.
     pub state: String,
     /// When it was opened, ns since 1970.
     pub opened_ns: u64,
+    /// The stream that it goes on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<StreamKey>,
+    /// It is drained beside the live ones.
+    pub backlog: bool,
     /// Address of the sniffer.
     pub address: String,
     /// Viewers that take it.
@@ -152,9 +157,9 @@ pub enum Control {
     Ack { streams: Vec<StreamAck> },
     /// Relay: how many viewers take a publisher's streams now. `marks`: time marks are wanted.
     Takers { viewers: u32, marks: bool },
-    /// Publisher: I wait for my blocks to be settled rather than have one skipped; how much may be
-    /// under way?
-    Paced,
+    /// Publisher: I have, or have no longer, blocks that wait to be settled rather than be skipped for
+    /// somebody (of a file, of the backlog); how much of these may be under way?
+    Paced { wants: bool },
     /// Relay: so much, to a paced publisher. Changes as others come and go.
     Window { bytes: u64 },
     /// Publisher: nothing older than `complete_through_ns` is to come in an idle stream. The relay

@@ -54,7 +54,7 @@ impl Worker {
         self.peers.insert(id, Peer::new(newcomer, now));
         match role {
             Role::Stranger => {}
-            Role::Publisher(name, epoch) => self.welcome_publisher(id, name, epoch),
+            Role::Publisher(run) => self.welcome_publisher(id, run),
             Role::Subscriber => self.send_control(id, &self.welcome()),
         }
         self.list(id);
@@ -66,11 +66,12 @@ impl Worker {
         Control::Welcome { protocol: PROTOCOL, instance: self.instance, agent, clock_ns: wall_ns() }
     }
 
-    pub(super) fn welcome_publisher(&mut self, id: u64, name: String, epoch: Epoch) {
+    pub(super) fn welcome_publisher(&mut self, id: u64, run: Run) {
+        let Run { name, epoch, home } = run;
         self.send_control(id, &self.welcome());
         let address = self.peers.get(&id).map(|peer| peer.address.clone()).unwrap_or_default();
         info!("sniffer {} ({address}) connected", name.escape_debug());
-        self.hub.add_publisher(PeerId(id), name, epoch, address);
+        self.hub.add_publisher(PeerId(id), name, epoch, home, address);
     }
 
     pub(super) fn send_control(&mut self, id: u64, control: &Control) {
@@ -164,14 +165,15 @@ impl Worker {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let refuse = |error: wire::hub::HubError| Fault::Peer(error.to_string());
         match (&peer.role, control) {
-            (Role::Stranger, Control::Hello { protocol, role, name, epoch, .. }) => {
+            (Role::Stranger, Control::Hello { protocol, role, name, epoch, home, .. }) => {
                 if protocol != PROTOCOL {
                     let text = format!(
                         "protocol {protocol}: this relay speaks {PROTOCOL}; upgrade the older of the two"
                     );
                     return Err(Fault::Peer(text));
                 }
-                self.handle_hello(id, role, name, epoch, now);
+                let home = if home == Epoch::default() { epoch } else { home };
+                self.handle_hello(id, role, Run { name, epoch, home }, now);
                 Ok(())
             }
             (_, Control::Hello { .. }) => Err(Fault::Peer("a second hello".to_owned())),
@@ -180,26 +182,37 @@ impl Worker {
                 Ok(())
             }
             (_, Control::Pong { .. } | Control::Unknown) => Ok(()),
-            (Role::Subscriber, Control::Progress { .. }) => Ok(()),
+            (Role::Subscriber, Control::Progress { messages }) => {
+                self.hub.handle_progress(PeerId(id), messages);
+                Ok(())
+            }
+            (Role::Publisher(..), control @ Control::Skipped { .. }) => {
+                self.hub.handle_skipped(PeerId(id), &control);
+                Ok(())
+            }
+            (Role::Publisher(..), Control::Gone { key, reason }) => {
+                self.hub.handle_gone(PeerId(id), key, &reason);
+                Ok(())
+            }
             (_, Control::Error { reason }) => Err(Fault::Left(reason)),
             (Role::Stranger, _) => Err(Fault::Peer("the first message is not a hello".to_owned())),
             (Role::Publisher(..), Control::Stream(announcement)) => {
                 self.hub.handle_stream(PeerId(id), announcement).map_err(refuse)
             }
-            (Role::Publisher(..), Control::Paced) => {
-                self.hub.handle_paced(PeerId(id));
+            (Role::Publisher(..), Control::Paced { wants }) => {
+                self.hub.handle_paced(PeerId(id), wants);
                 Ok(())
             }
-            (Role::Publisher(_, epoch), Control::Mark { stream, complete_through_ns, .. }) => {
-                self.hub.handle_mark(PeerId(id), *epoch, stream, complete_through_ns);
+            (Role::Publisher(run), Control::Mark { stream, complete_through_ns, .. }) => {
+                self.hub.handle_mark(PeerId(id), run.epoch, stream, complete_through_ns);
                 Ok(())
             }
             (Role::Subscriber, Control::Subscribe { .. }) if peer.has_subscribed => {
                 Err(Fault::Peer("a second subscription".to_owned()))
             }
-            (Role::Subscriber, Control::Subscribe { selection, .. }) => {
+            (Role::Subscriber, Control::Subscribe { selection, cursors }) => {
                 peer.has_subscribed = true;
-                self.hub.add_viewer(PeerId(id), &selection).map_err(refuse)
+                self.hub.add_viewer(PeerId(id), &selection, &cursors).map_err(refuse)
             }
             (Role::Subscriber, Control::List) => {
                 peer.connection.queue_control(&Control::Streams { streams: self.hub.list() });
@@ -211,19 +224,15 @@ impl Worker {
         }
     }
 
-    /// A stranger says who it is, and goes to the worker that serves it: an epoch always to the
-    /// same, so that a newer connection of it meets the older; viewers in turn.
-    pub(super) fn handle_hello(
-        &mut self,
-        id: u64,
-        role: HelloRole,
-        name: String,
-        epoch: Epoch,
-        now: Instant,
-    ) {
+    /// A stranger says who it is, and goes to the worker that serves it: the runs of one spool always
+    /// to the same, so that a newer connection of it meets the older; viewers in turn.
+    pub(super) fn handle_hello(&mut self, id: u64, role: HelloRole, run: Run, now: Instant) {
         let workers = self.inboxes.len();
         let (role, to) = match role {
-            HelloRole::Publish => (Role::Publisher(name, epoch), (epoch.0 % workers as u64) as usize),
+            HelloRole::Publish => {
+                let to = (run.home.0 % workers as u64) as usize;
+                (Role::Publisher(run), to)
+            }
             HelloRole::Subscribe => {
                 self.next_viewer_worker += 1;
                 (Role::Subscriber, self.next_viewer_worker % workers)
@@ -243,7 +252,7 @@ impl Worker {
             return;
         }
         match role {
-            Role::Publisher(name, epoch) => self.welcome_publisher(id, name, epoch),
+            Role::Publisher(run) => self.welcome_publisher(id, run),
             _ => self.send_control(id, &self.welcome()),
         }
         self.do_outputs(now);

@@ -27,7 +27,7 @@ use wire::pool::Pool;
 use crate::config::Config;
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
-use crate::peer::{Newcomer, Peer, Role};
+use crate::peer::{Newcomer, Peer, Role, Run};
 
 /// Messages of one connection handled before the others get their turn.
 const MESSAGES_PER_TURN: u32 = 64;
@@ -104,7 +104,10 @@ impl Worker {
         inboxes: Arc<Inboxes>,
         inbox: Inbox,
     ) -> Self {
-        let mut hub = Hub::new(HubConfig { viewer_queue_bytes: config.viewer_queue_bytes });
+        let mut hub = Hub::new(HubConfig {
+            viewer_queue_bytes: config.viewer_queue_bytes,
+            recent_bytes: config.recent_bytes,
+        });
         for other in (0..inboxes.len()).filter(|other| *other != index) {
             hub.add_worker(worker_peer(other), config.viewer_queue_bytes);
         }

@@ -27,7 +27,7 @@ impl Worker {
                 Note::Control(Control::Takers { viewers, marks }) => {
                     self.hub.handle_worker_takers(peer, viewers, marks);
                 }
-                Note::Control(control) => self.hub.handle_skipped(&control),
+                Note::Control(control) => self.hub.handle_skipped(peer, &control),
                 Note::Shed => self.shed(),
                 Note::Settled(key, through) => {
                     self.hub.handle_worker_settled(peer, key, through);

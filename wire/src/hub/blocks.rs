@@ -14,12 +14,12 @@ impl Hub {
         if header.kind != Kind::Packets && header.raw_bytes as usize > JSON_BYTES_MAX {
             return Err(HubError::TooLarge { key, found: header.raw_bytes });
         }
-        if !publisher.is_worker && key.epoch != publisher.epoch {
-            return Err(HubError::Epoch { found: key.epoch, expected: publisher.epoch });
-        }
-        let Some(stream) = self.streams.get_mut(&key) else { return Err(HubError::UnknownStream { key }) };
+        let is_its = |stream: &&mut Stream| publisher.is_worker || stream.publisher == Some(peer);
+        let Some(stream) = self.streams.get_mut(&key).filter(is_its) else {
+            return Err(HubError::UnknownStream { key });
+        };
         if !publisher.is_worker {
-            publisher.acks_due.insert(key.stream);
+            publisher.acks_due.insert(key);
             self.acks_due.insert(peer);
         }
         let next = stream.next_sequence.unwrap_or(0);
@@ -46,22 +46,16 @@ impl Hub {
         self.totals.blocks_in += 1;
         self.totals.bytes_in += block.bytes().len() as u64;
         self.totals.packets_in += u64::from(header.packet_count);
-        let gap = Gap {
-            first_sequence: next,
-            next_sequence: header.sequence,
-            packets: header.packets_before - stream.status.packets,
-            bytes: header.bytes_before - stream.status.bytes,
-        };
+        let has_gap = header.sequence > next;
         let is_started = stream.is_started;
         stream.is_started |= header.kind != Kind::Description;
-        if !is_started && gap.next_sequence > gap.first_sequence && !publisher.is_worker {
+        if !is_started && has_gap && !publisher.is_worker {
             // What came before this relay, or before its sniffer reached it, is not its loss.
             stream.next_sequence = Some(header.sequence);
             stream.status.packets = header.packets_before;
             stream.status.bytes = header.bytes_before;
             self.join_again(key, header.sequence);
         }
-        let Some(publisher) = self.publishers.get(&peer) else { return Ok(()) };
         let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         stream.next_sequence = Some(header.sequence + 1);
         let is_past = |notice: &Control| match notice {
@@ -79,11 +73,7 @@ impl Hub {
             stream.end = Some(block.clone());
         }
         let subscribers = stream.subscribers.clone();
-        let upstream_told = publisher.is_worker;
-        if is_started && gap.next_sequence > gap.first_sequence && !upstream_told {
-            // The sniffer numbers before it queues: what does not come was dropped there.
-            self.tell_gap(&subscribers, key, gap, Stage::NoBuffer);
-        }
+        self.recent.push(key, What::Block(block.clone()));
         let mut served = 0;
         for viewer in &subscribers {
             served += u32::from(self.push(*viewer, &block));
@@ -101,6 +91,9 @@ impl Hub {
     pub(super) fn push(&mut self, peer: PeerId, block: &PackedBlock) -> bool {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
         let key = block.header().key;
+        if viewer.has_already(block.header()) || viewer.behind.contains_key(&key) {
+            return false; // it comes out of the recent log in its turn
+        }
         if !viewer.has_room(block.header()) {
             viewer.skip(block.header());
             self.totals.packets_skipped += u64::from(block.header().packet_count);
@@ -158,21 +151,31 @@ impl Hub {
         }
     }
 
-    pub(super) fn tell_gap(&mut self, subscribers: &[PeerId], key: StreamKey, gap: Gap, stage: Stage) {
-        for to in subscribers.iter().copied() {
-            self.tell(to, gap.control(key, stage));
+    /// The publisher of a stream, or an upstream worker, says that blocks do not come; viewers are
+    /// told. A sniffer numbers before it queues, and says so before it sends what comes after.
+    pub fn handle_skipped(&mut self, peer: PeerId, control: &Control) {
+        let Control::Skipped { key, next_sequence, .. } = control else { return };
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if stream.publisher != Some(peer) || stream.next_sequence.is_some_and(|next| *next_sequence <= next) {
+            return;
+        }
+        if stream.notices.len() < NOTICES_MAX && !stream.notices.contains(control) {
+            stream.notices.push_back(control.clone());
+        }
+        let subscribers = stream.subscribers.clone();
+        self.recent.push(*key, What::Notice(control.clone()));
+        for to in subscribers {
+            let is_behind = self.viewers.get(&to).is_some_and(|viewer| viewer.behind.contains_key(key));
+            if !is_behind {
+                self.tell(to, control.clone());
+            }
         }
     }
 
-    /// An upstream worker says that blocks do not come; our viewers are told.
-    pub fn handle_skipped(&mut self, control: &Control) {
-        let Control::Skipped { key, .. } = control else { return };
-        let Some(stream) = self.streams.get_mut(key) else { return };
-        if stream.notices.len() < NOTICES_MAX {
-            stream.notices.push_back(control.clone());
-        }
-        for to in stream.subscribers.clone() {
-            self.tell(to, control.clone());
+    /// The publisher of a stream says that nothing more of it comes.
+    pub fn handle_gone(&mut self, peer: PeerId, key: StreamKey, reason: &str) {
+        if self.streams.get(&key).is_some_and(|stream| stream.publisher == Some(peer)) {
+            self.give_up(key, reason);
         }
     }
 
@@ -198,20 +201,38 @@ impl Hub {
         if viewer.controls_due > 0 {
             return None; // they go first, and then wake the connection again
         }
-        let Some(delivery) = viewer.pop() else {
+        let (has_queued, is_behind) = (!viewer.is_empty(), !viewer.behind.is_empty());
+        let delivery = match viewer.lanes.choose(has_queued, is_behind) {
+            Some(Lane::Live) => viewer.pop(),
+            Some(Lane::Backlog) => match self.poll_recent(peer) {
+                Some(delivery) => Some(delivery),
+                // Caught up, or a notice goes first.
+                None => self.viewers.get_mut(&peer).filter(|one| one.controls_due == 0).and_then(Viewer::pop),
+            },
+            None => None,
+        };
+        let Some(delivery) = delivery else {
             self.finish_skipped(peer);
             self.tell_gone(peer);
             return None;
         };
+        if let Some(viewer) = self.viewers.get_mut(&peer) {
+            let lane = if delivery.is_recent { Lane::Backlog } else { Lane::Live };
+            viewer.lanes.sent(lane, delivery.bytes.len(), has_queued && is_behind);
+        }
         self.totals.blocks_out += 1;
         self.totals.bytes_out += delivery.bytes.len() as u64;
         Some((Envelope::default(), delivery.bytes))
     }
 
-    /// Memory is short: the viewer with the longest queue loses it, and is told.
+    /// Memory is short: what is kept for viewers that come back goes first, a quarter at a time;
+    /// then the viewer with the longest queue loses it, and is told.
     ///
-    /// `false`: no viewer has anything queued.
+    /// `false`: there is nothing to let go of.
     pub fn shed(&mut self) -> bool {
+        if self.recent.shrink(self.recent.bytes().saturating_sub(self.config.recent_bytes / 4)) {
+            return true;
+        }
         let longest = self.viewers.iter().max_by_key(|(peer, viewer)| (viewer.queued_bytes(), **peer));
         let Some((peer, _)) = longest.filter(|(_, viewer)| viewer.queued_bytes() > 0) else { return false };
         let peer = *peer;

@@ -21,7 +21,9 @@
 //! passes on, and as a downstream that takes all of its own.
 
 mod blocks;
+mod catch_up;
 mod peers;
+mod recent;
 mod selection;
 mod settled;
 mod viewer;
@@ -33,21 +35,27 @@ use thiserror::Error;
 
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
+use crate::lanes::Lane;
 use crate::ledger::Stage;
 use crate::message::{Announcement, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
+use recent::{Recent, What};
 pub use selection::{Matcher, SelectionError};
-use viewer::Viewer;
+use viewer::{Delivery, Viewer};
 
 /// Streams of one publisher, at most.
 const STREAMS_PER_PUBLISHER_MAX: usize = 4096;
 /// Ended streams that are still listed, at most.
-const ENDED_STREAMS_MAX: usize = 256;
+const ENDED_STREAMS_MAX: usize = 1024;
+/// Streams that are looked at to find out whether a viewer knows one that another goes on from.
+const PREDECESSORS_MAX: usize = 64;
 
 /// Notices of one stream that wait for their gap, at most.
 const NOTICES_MAX: usize = 4096;
 
 /// State of a stream whose sniffer's connection is lost.
 const AWAY: &str = "away";
+/// Why a stream ends for a viewer that comes back when it had been given up.
+const GIVEN_UP: &str = "its sniffer has been away for too long";
 
 /// Names a peer of a hub: a connection, or another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,10 +91,10 @@ pub enum Output {
 pub enum HubError {
     #[error("{0}")]
     Block(#[from] BlockError),
-    #[error("block of epoch {found} from a sniffer whose epoch is {expected}")]
-    Epoch { found: Epoch, expected: Epoch },
     #[error("stream {key} was not announced")]
     UnknownStream { key: StreamKey },
+    #[error("stream {key} is another sniffer's, which is connected")]
+    Foreign { key: StreamKey },
     #[error("stream {key} has ended, but block {sequence} came")]
     Ended { key: StreamKey, sequence: u64 },
     #[error("stream {key}: a description or report of {found} bytes, at most {JSON_BYTES_MAX} are taken")]
@@ -106,15 +114,19 @@ pub enum HubError {
 pub struct HubConfig {
     /// Most bytes of blocks that wait for one viewer.
     pub viewer_queue_bytes: usize,
+    /// Most bytes of what came lately, kept for viewers that come back.
+    pub recent_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Publisher {
     name: String,
     epoch: Epoch,
+    /// The same for all runs of one spool.
+    home: Epoch,
     address: String,
     is_worker: bool,
-    acks_due: BTreeSet<u32>,
+    acks_due: BTreeSet<StreamKey>,
     /// Viewers and workers that take its streams, and how many of them each.
     takers: HashMap<PeerId, u32>,
     /// What it was told of them.
@@ -124,9 +136,9 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn new(name: String, epoch: Epoch, address: String, is_worker: bool) -> Self {
+    fn new(name: String, epoch: Epoch, home: Epoch, address: String, is_worker: bool) -> Self {
         let (acks_due, takers) = (BTreeSet::new(), HashMap::new());
-        Self { name, epoch, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
+        Self { name, epoch, home, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
     }
 }
 
@@ -161,6 +173,18 @@ struct Stream {
     subscribers: Vec<PeerId>,
 }
 
+impl Stream {
+    /// How far it has come.
+    fn place(&self) -> Cursor {
+        Cursor {
+            key: self.status.key,
+            next_sequence: self.next_sequence.unwrap_or(0),
+            packets: self.status.packets,
+            bytes: self.status.bytes,
+        }
+    }
+}
+
 /// Counters of a hub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HubTotals {
@@ -188,6 +212,7 @@ pub struct Hub {
     viewers: HashMap<PeerId, Viewer>,
     streams: HashMap<StreamKey, Stream>,
     ended: VecDeque<StreamKey>,
+    recent: Recent,
     outputs: VecDeque<Output>,
     /// Publishers whose takers may have changed.
     takers_changed: BTreeSet<PeerId>,
@@ -202,6 +227,7 @@ impl Hub {
     /// A hub without peers.
     pub fn new(config: HubConfig) -> Self {
         Self {
+            recent: Recent::new(config.recent_bytes),
             config,
             publishers: HashMap::new(),
             viewers: HashMap::new(),
@@ -220,17 +246,28 @@ impl Hub {
         let Some(publisher) = self.publishers.get(&peer) else {
             return Err(HubError::NotPublisher { what: "a stream" });
         };
-        let Announcement { key, interfaces, filter, opened_ns, .. } = announcement;
+        let Announcement { key, mut interfaces, filter, opened_ns, predecessor, backlog } = announcement;
         if key.epoch != publisher.epoch {
-            return Err(HubError::Epoch { found: key.epoch, expected: publisher.epoch });
+            // Of an earlier run, whose spool is drained. That run must be over.
+            let is_its =
+                |(of, one): (&PeerId, &Publisher)| *of != peer && !one.is_worker && one.epoch == key.epoch;
+            if self.publishers.iter().any(is_its) {
+                return Err(HubError::Foreign { key });
+            }
         }
-        let number = key.stream;
+        if interfaces.is_empty()
+            && let Some(known) = self.streams.get(&key)
+        {
+            interfaces = known.status.interfaces.clone(); // the spool no longer knows
+        }
         let status = StreamStatus {
             key,
             name: publisher.name.clone(),
             interfaces,
             filter,
             opened_ns,
+            predecessor,
+            backlog,
             address: publisher.address.clone(),
             ..StreamStatus::default()
         };
@@ -241,7 +278,7 @@ impl Hub {
             }
         }
         self.open_stream(peer, status, 0);
-        self.owe_ack(peer, number); // tells after a cut how far we are
+        self.owe_ack(peer, key); // tells after a cut how far we are
         Ok(())
     }
 
@@ -273,7 +310,8 @@ impl Hub {
             subscribers: Vec::new(),
         });
         let former = stream.publisher.replace(peer);
-        let has_grown = stream.status.interfaces != status.interfaces;
+        let has_changed =
+            stream.status.interfaces != status.interfaces || stream.status.backlog != status.backlog;
         let is_revived = stream.state == State::GivenUp;
         if stream.state != State::Ended {
             stream.state = State::Live;
@@ -296,7 +334,7 @@ impl Hub {
         let status = stream.status.clone();
         for to in stream.subscribers.clone() {
             let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
-            if is_worker && (former != Some(peer) || has_grown) {
+            if is_worker && (former != Some(peer) || has_changed) {
                 self.tell(to, Control::Join { status: status.clone(), next_sequence: 0 });
             }
             if former != Some(peer) {
@@ -338,23 +376,39 @@ impl Hub {
 
     /// Joins a viewer to a stream if it wants it and has not joined yet.
     fn join(&mut self, peer: PeerId, key: StreamKey) -> bool {
+        let (Some(viewer), Some(stream)) = (self.viewers.get(&peer), self.streams.get(&key)) else {
+            return false;
+        };
+        if stream.status.backlog && !viewer.is_worker() && !self.knows(viewer, &stream.status) {
+            return false;
+        }
         let (Some(viewer), Some(stream)) = (self.viewers.get_mut(&peer), self.streams.get_mut(&key)) else {
             return false;
         };
+        let cursor = viewer.cursors.get(&key).copied();
         // A worker takes what is ours, not what it or another worker gave us.
         let from_worker = stream
             .publisher
             .and_then(|publisher| self.publishers.get(&publisher))
             .is_some_and(|publisher| publisher.is_worker);
+        let place = stream.place();
+        // One that comes back wants the rest of a stream that has ended meanwhile.
+        let is_behind = cursor.is_some_and(|cursor| cursor.next_sequence < place.next_sequence);
         let is_over = matches!(stream.state, State::Ended | State::GivenUp);
-        if is_over || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
+        if (is_over && !is_behind) || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
             return false;
         }
+        let is_given_up = stream.state == State::GivenUp;
         stream.subscribers.push(peer);
         stream.status.viewers = stream.subscribers.len() as u32;
-        let next_sequence = stream.next_sequence.unwrap_or(0);
-        let mut controls = vec![Control::Join { status: stream.status.clone(), next_sequence }];
+        let mut status = stream.status.clone();
+        let from = cursor.unwrap_or(place);
+        (status.packets, status.bytes) = (from.packets, from.bytes);
+        let mut controls = vec![Control::Join { status, next_sequence: from.next_sequence }];
         controls.extend(stream.notices.iter().cloned());
+        if let Some(cursor) = cursor {
+            viewer.come_back(cursor, is_behind, self.recent.first_number());
+        }
         let has_description = stream.description.is_some();
         if let Some(description) = &stream.description {
             viewer.push_replay(key, description.clone());
@@ -365,8 +419,11 @@ impl Hub {
         for control in controls {
             self.tell(peer, control);
         }
-        if has_description {
+        if has_description || is_behind {
             self.outputs.push_back(Output::Data { to: peer });
+        }
+        if is_given_up && let Some(viewer) = self.viewers.get_mut(&peer) {
+            viewer.give_up(key, GIVEN_UP.to_owned());
         }
         true
     }
@@ -376,8 +433,10 @@ impl Hub {
         self.ended.push_back(key);
         while self.ended.len() > ENDED_STREAMS_MAX {
             // The oldest that nobody waits for; the queue is short and this is rare.
-            let is_done =
-                |key: &StreamKey| self.streams.get(key).is_none_or(|stream| stream.pending.is_empty());
+            let is_read = |key: &StreamKey| !self.viewers.values().any(|one| one.behind.contains_key(key));
+            let is_done = |key: &StreamKey| {
+                self.streams.get(key).is_none_or(|stream| stream.pending.is_empty() && is_read(key))
+            };
             let Some(at) = self.ended.iter().position(is_done) else { return };
             if let Some(key) = self.ended.remove(at)
                 && let Some(stream) = self.streams.remove(&key)
@@ -445,6 +504,7 @@ impl Hub {
             .values()
             .map(|stream| {
                 let state = match stream.state {
+                    State::Live if stream.status.backlog => "backlog",
                     State::Live => "live",
                     State::Away(_) => AWAY,
                     State::Ended | State::GivenUp => "ended",
@@ -499,6 +559,16 @@ impl Gap {
         self.next_sequence = self.next_sequence.max(more.next_sequence);
         self.packets += more.packets;
         self.bytes += more.bytes;
+    }
+
+    /// What lies between two places of a stream.
+    fn between(from: &Cursor, to: &Cursor) -> Self {
+        Self {
+            first_sequence: from.next_sequence,
+            next_sequence: to.next_sequence,
+            packets: to.packets.saturating_sub(from.packets),
+            bytes: to.bytes.saturating_sub(from.bytes),
+        }
     }
 
     fn control(self, key: StreamKey, stage: Stage) -> Control {

@@ -3,9 +3,10 @@
 use super::*;
 
 impl Hub {
-    /// A sniffer said hello. An older connection of its epoch is closed.
-    pub fn add_publisher(&mut self, peer: PeerId, name: String, epoch: Epoch, address: String) {
-        let is_older = |publisher: &Publisher| publisher.epoch == epoch && !publisher.is_worker;
+    /// A sniffer said hello. An older connection of its epoch, or of its spool, is closed: `home` is
+    /// the same for all runs of one spool.
+    pub fn add_publisher(&mut self, peer: PeerId, name: String, epoch: Epoch, home: Epoch, address: String) {
+        let is_older = |one: &Publisher| !one.is_worker && (one.epoch == epoch || one.home == home);
         let older: Vec<PeerId> =
             self.publishers.iter().filter(|(_, one)| is_older(one)).map(|(peer, _)| *peer).collect();
         for peer in older {
@@ -13,20 +14,28 @@ impl Hub {
             self.outputs.push_back(Output::Close { peer, reason });
             self.remove_publisher(peer, self.now_ms);
         }
-        self.publishers.insert(peer, Publisher::new(name, epoch, address, false));
+        self.publishers.insert(peer, Publisher::new(name, epoch, home, address, false));
     }
 
     /// Another worker, which takes all streams of our own and passes on its own.
     pub fn add_worker(&mut self, peer: PeerId, queue_bytes: usize) {
-        self.publishers.insert(peer, Publisher::new(String::new(), Epoch(0), String::new(), true));
+        self.publishers.insert(peer, Publisher::new(String::new(), Epoch(0), Epoch(0), String::new(), true));
         self.viewers.insert(peer, Viewer::worker(queue_bytes));
     }
 
-    /// A viewer subscribed: every stream that matches is joined from its next block on.
-    pub fn add_viewer(&mut self, peer: PeerId, selection: &Selection) -> Result<(), HubError> {
+    /// A viewer subscribed: every stream that matches is joined, from its next block on, or from where
+    /// `cursors` say that the viewer is.
+    pub fn add_viewer(
+        &mut self,
+        peer: PeerId,
+        selection: &Selection,
+        cursors: &[Cursor],
+    ) -> Result<(), HubError> {
         let matcher = Matcher::new(selection)?;
         self.remove_viewer(peer);
-        self.viewers.insert(peer, Viewer::new(matcher, selection.marks, self.config.viewer_queue_bytes));
+        let mut viewer = Viewer::new(matcher, selection, self.config.viewer_queue_bytes);
+        viewer.cursors = cursors.iter().map(|cursor| (cursor.key, *cursor)).collect();
+        self.viewers.insert(peer, viewer);
         let mut keys: Vec<StreamKey> = self.streams.keys().copied().collect();
         keys.sort_unstable();
         let joined = keys.into_iter().filter(|key| self.join(peer, *key)).count();
@@ -43,9 +52,9 @@ impl Hub {
     }
 
     /// A publisher that waits rather than have a block skipped asks how much may be under way.
-    pub fn handle_paced(&mut self, peer: PeerId) {
+    pub fn handle_paced(&mut self, peer: PeerId, wants: bool) {
         if let Some(publisher) = self.publishers.get_mut(&peer) {
-            publisher.is_paced = true;
+            publisher.is_paced = wants;
         }
         self.tell_windows();
     }

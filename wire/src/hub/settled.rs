@@ -3,13 +3,20 @@
 use super::*;
 
 impl Hub {
-    /// The viewer's connection has handed `data_sent` data messages to TCP since it began.
+    /// The viewer's connection has handed `data_sent` data messages to TCP since it began: a control
+    /// message no longer overtakes them.
     pub fn handle_data_sent(&mut self, peer: PeerId, data_sent: u64) {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
-        for (key, sequence) in viewer.settle(data_sent) {
+        viewer.data_sent = data_sent;
+        self.tell_gone(peer);
+    }
+
+    /// The viewer says that so many data messages have arrived: they are settled.
+    pub fn handle_progress(&mut self, peer: PeerId, messages: u64) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        for (key, sequence) in viewer.settle(messages) {
             self.serve(key, sequence);
         }
-        self.tell_gone(peer);
     }
 
     /// A downstream worker has settled its blocks of one stream below `settled`.
@@ -42,17 +49,17 @@ impl Hub {
         if settled != stream.settled {
             stream.settled = settled;
             if let Some(publisher) = stream.publisher {
-                self.owe_ack(publisher, key.stream);
+                self.owe_ack(publisher, key);
             }
         }
     }
 
     /// A publisher is owed an acknowledgement of one of its streams.
-    pub(super) fn owe_ack(&mut self, peer: PeerId, stream: u32) {
+    pub(super) fn owe_ack(&mut self, peer: PeerId, key: StreamKey) {
         if let Some(publisher) = self.publishers.get_mut(&peer)
             && !publisher.is_worker
         {
-            publisher.acks_due.insert(stream);
+            publisher.acks_due.insert(key);
             self.acks_due.insert(peer);
         }
     }
@@ -71,13 +78,9 @@ impl Hub {
     pub(super) fn ack_of(&mut self, peer: PeerId) -> Option<Control> {
         let publisher = self.publishers.get_mut(&peer)?;
         let due = std::mem::take(&mut publisher.acks_due);
-        let epoch = publisher.epoch;
-        let ack = |stream: u32| {
-            let found = self.streams.get(&StreamKey { epoch, stream })?;
-            let StreamStatus { key, packets, bytes, .. } = found.status;
-            let next_sequence = found.next_sequence.unwrap_or(0);
-            let received = Cursor { key, next_sequence, packets, bytes };
-            Some(StreamAck { received, settled: found.settled })
+        let ack = |key: StreamKey| {
+            let found = self.streams.get(&key)?;
+            Some(StreamAck { received: found.place(), settled: found.settled })
         };
         let streams: Vec<StreamAck> = due.into_iter().filter_map(ack).collect();
         (!streams.is_empty()).then_some(Control::Ack { streams })

@@ -19,8 +19,8 @@ fn block(packer: &mut Packer, bytes: usize) -> Bytes {
 }
 
 fn hub(viewer_queue_bytes: usize) -> Hub {
-    let mut hub = Hub::new(HubConfig { viewer_queue_bytes });
-    hub.add_publisher(SNIFFER, "host".into(), EPOCH, "[::1]:1".into());
+    let mut hub = Hub::new(HubConfig { viewer_queue_bytes, recent_bytes: 0 });
+    hub.add_publisher(SNIFFER, "host".into(), EPOCH, EPOCH, "[::1]:1".into());
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub
 }
@@ -51,7 +51,7 @@ fn acked(hub: &mut Hub) -> (u64, u64) {
 fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     let out = outputs(&mut hub);
     assert!(
         matches!(&out[0], Output::Control { to: VIEWER, control: Control::Join { next_sequence: 1, status } }
@@ -74,7 +74,7 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
     assert_eq!(acked(&mut hub), (1, 1), "with no viewer at once");
     for viewer in [VIEWER, OTHER] {
-        hub.add_viewer(viewer, &Selection::default()).expect("globs");
+        hub.add_viewer(viewer, &Selection::default(), &[]).expect("globs");
     }
     outputs(&mut hub);
     for _ in 0..3 {
@@ -82,10 +82,10 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     }
     assert_eq!(acked(&mut hub), (4, 1));
     assert_eq!(sequences(&mut hub, VIEWER), [1, 2, 3]);
-    hub.handle_data_sent(VIEWER, 3);
+    hub.handle_progress(VIEWER, 3);
     assert!(hub.poll_ack().is_none(), "the other has nothing yet");
     hub.poll_data(OTHER).expect("waits");
-    hub.handle_data_sent(OTHER, 1);
+    hub.handle_progress(OTHER, 1);
     assert_eq!(acked(&mut hub), (4, 2));
     hub.remove_peer(OTHER, 0);
     assert_eq!(acked(&mut hub), (4, 4), "who leaves waits for nothing");
@@ -94,8 +94,8 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
 #[test]
 fn a_slow_viewer_skips_alone_and_is_told() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
-    hub.add_viewer(OTHER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(OTHER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     let mut other_has = Vec::new();
     for _ in 0..10 {
@@ -118,15 +118,15 @@ fn a_slow_viewer_skips_alone_and_is_told() {
     assert!(outputs(&mut hub).contains(&Output::Control { to: VIEWER, control: notice }));
     assert_eq!(sequences(&mut hub, VIEWER), [10]);
     assert_eq!(sequences(&mut hub, OTHER), [10]);
-    hub.handle_data_sent(VIEWER, 4);
-    hub.handle_data_sent(OTHER, 11);
+    hub.handle_progress(VIEWER, 4);
+    hub.handle_progress(OTHER, 11);
     assert_eq!(acked(&mut hub), (11, 11), "what is skipped is settled");
 }
 
 #[test]
 fn memory_pressure_takes_the_longest_queue() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     for _ in 0..4 {
         hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
     }
@@ -158,11 +158,15 @@ fn memory_pressure_takes_the_longest_queue() {
 #[test]
 fn resent_blocks_are_taken_once_and_gaps_are_told() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     let blocks: Vec<Bytes> = (0..5).map(|_| block(&mut packer, 10)).collect();
-    for index in [0, 1, 0, 1, 4] {
+    for index in [0, 1, 0, 1] {
         hub.handle_block(SNIFFER, blocks[index].clone()).expect("well formed");
     }
+    let gap = Gap { first_sequence: 2, next_sequence: 4, packets: 2, bytes: 20 };
+    hub.handle_skipped(SNIFFER, &gap.control(packer.key(), Stage::NoBuffer));
+    hub.handle_skipped(OTHER, &gap.control(packer.key(), Stage::Corrupt)); // not its stream
+    hub.handle_block(SNIFFER, blocks[4].clone()).expect("well formed");
     assert_eq!(hub.totals().duplicates, 2);
     let told = outputs(&mut hub).into_iter().any(|output| {
         matches!(
@@ -187,7 +191,7 @@ fn resent_blocks_are_taken_once_and_gaps_are_told() {
 fn a_newer_connection_of_an_epoch_replaces_the_older() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
-    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
     assert!(outputs(&mut hub).iter().any(|output| matches!(output, Output::Close { peer: SNIFFER, .. })));
     let late = block(&mut packer, 10);
     assert!(matches!(hub.handle_block(SNIFFER, late.clone()), Err(HubError::NotPublisher { .. })));
@@ -212,7 +216,7 @@ fn lying_publishers_are_refused() {
     assert_eq!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::UnknownStream { key }));
     let key = StreamKey { epoch: Epoch(1), stream: 0 };
     let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
-    assert!(matches!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::Epoch { .. })));
+    assert_eq!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::UnknownStream { key }));
     for number in 1..STREAMS_PER_PUBLISHER_MAX as u32 {
         hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
     }
@@ -223,7 +227,7 @@ fn lying_publishers_are_refused() {
 #[test]
 fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
     let mut hub = hub(1 << 20);
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     for number in 1..ENDED_STREAMS_MAX as u32 + 50 {
         hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
         let key = StreamKey { epoch: EPOCH, stream: number };
@@ -232,7 +236,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
         hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
         outputs(&mut hub);
         assert_eq!(sequences(&mut hub, VIEWER), [0]);
-        hub.handle_data_sent(VIEWER, u64::from(number));
+        hub.handle_progress(VIEWER, u64::from(number));
     }
     assert_eq!(hub.list().len(), ENDED_STREAMS_MAX + 1);
 }
@@ -240,7 +244,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
 #[test]
 fn a_sniffer_that_stays_away_is_given_up() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     hub.remove_peer(SNIFFER, 1000);
@@ -256,7 +260,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
     hub.handle_data_sent(VIEWER, 1);
     assert!(outputs(&mut hub).iter().any(tells_gone));
     // It comes back after all: refused, its packets would never arrive.
-    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub.handle_block(OTHER, block(&mut packer, 10)).expect("goes on");
     let joins_again =
@@ -269,7 +273,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
 fn a_sniffer_that_reconnects_is_not_given_up_before_it_announces() {
     let mut hub = hub(1 << 20);
     hub.handle_timeout(1_000_000, 60_000);
-    hub.add_publisher(OTHER, "host".into(), EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
     hub.handle_timeout(1_000_100, 60_000);
     assert_eq!(hub.list()[0].state, "away");
 }
@@ -288,7 +292,7 @@ fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
 #[test]
 fn what_is_shed_while_skipping_is_told_too() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..6 {
         hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
@@ -304,7 +308,7 @@ fn a_description_that_is_shed_comes_again() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     assert!(hub.shed(), "the replay waits");
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
@@ -316,7 +320,7 @@ fn a_description_that_is_shed_comes_again() {
 #[test]
 fn an_end_that_is_shed_comes_when_there_is_room() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
     let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
     hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
@@ -330,7 +334,7 @@ fn an_end_that_is_shed_comes_when_there_is_room() {
 #[test]
 fn blocks_wait_for_the_notices_before_them() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
     assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
     outputs(&mut hub);
@@ -340,7 +344,7 @@ fn blocks_wait_for_the_notices_before_them() {
 #[test]
 fn a_stream_that_comes_in_the_middle_begins_there() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     for _ in 0..3 {
@@ -358,7 +362,7 @@ fn a_stream_that_comes_in_the_middle_begins_there() {
 
 #[test]
 fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
-    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
+    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 });
     let (owner, mut packer) = (PeerId(100), packer());
     far.add_worker(owner, 1 << 20);
     let key = packer.key();
@@ -366,8 +370,8 @@ fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
     far.handle_block(owner, block(&mut packer, 10)).expect("well formed");
     block(&mut packer, 10);
     let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
-    far.handle_skipped(&gap.control(key, Stage::WorkerQueue));
-    far.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    far.handle_skipped(owner, &gap.control(key, Stage::WorkerQueue));
+    far.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     assert_eq!(notices(&mut far), [(1, 2, 1, Stage::WorkerQueue)]);
 }
 
@@ -389,7 +393,7 @@ fn another_worker_learns_that_a_table_has_grown() {
 #[test]
 fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     let (mut owner, mut packer) = (hub(1 << 20), packer());
-    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20 });
+    let mut far = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 });
     let (to_far, to_owner) = (PeerId(100), PeerId(101));
     owner.add_worker(to_far, 1 << 20);
     far.add_worker(to_owner, 1 << 20);
@@ -400,7 +404,7 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
             far.handle_join(to_owner, status, next_sequence);
         }
     }
-    far.add_viewer(VIEWER, &Selection::default()).expect("globs");
+    far.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     let takers = outputs(&mut far).into_iter().find_map(|output| match output {
         Output::Control { to, control: Control::Takers { viewers, marks } } if to == to_owner => {
             Some((viewers, marks))
@@ -421,7 +425,7 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     far.handle_block(to_owner, bytes).expect("well formed");
     assert_eq!(acked(&mut owner), (1, 0));
     assert_eq!(sequences(&mut far, VIEWER), [0]);
-    far.handle_data_sent(VIEWER, 1);
+    far.handle_progress(VIEWER, 1);
     let settled: Vec<_> = far.settled_of(to_owner).collect();
     for (key, through) in settled {
         owner.handle_worker_settled(to_far, key, through);
@@ -443,11 +447,11 @@ fn paced_publishers_share_half_a_viewers_queue() {
         windows.sort_unstable();
         windows
     };
-    hub.handle_paced(SNIFFER);
+    hub.handle_paced(SNIFFER, true);
     assert_eq!(windows(&mut hub), [(1, 32)]);
-    hub.add_publisher(OTHER, "file".into(), Epoch(9), "[::1]:2".into());
+    hub.add_publisher(OTHER, "file".into(), Epoch(9), Epoch(9), "[::1]:2".into());
     assert_eq!(windows(&mut hub), []);
-    hub.handle_paced(OTHER);
+    hub.handle_paced(OTHER, true);
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
     hub.remove_peer(SNIFFER, 0);
     assert_eq!(windows(&mut hub), [(3, 32)]);

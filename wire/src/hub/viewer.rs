@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::Gap;
 use super::selection::Matcher;
 use crate::block::{Header, Kind, PackedBlock, StreamKey};
+use crate::lanes::Lanes;
 use crate::ledger::Stage;
-use crate::message::StreamStatus;
+use crate::message::{Cursor, Selection, StreamStatus};
 
 /// A block on its way to one viewer.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Delivery {
     /// What it settles; a replayed description settles nothing.
     settles: Option<(StreamKey, u64)>,
     gap: Gap,
+    /// It comes out of the recent log.
+    pub is_recent: bool,
 }
 
 #[derive(Debug)]
@@ -26,13 +29,26 @@ pub(super) struct Viewer {
     /// `None`: another worker.
     matcher: Option<Matcher>,
     marks: bool,
+    /// It wants all backlog.
+    backlog: bool,
     queue_bytes_max: usize,
     queue: VecDeque<Delivery>,
     queued_bytes: usize,
-    /// Handed to the connection, not yet to TCP.
+    /// Handed to the connection, and not arrived as far as the viewer has said.
     in_flight: VecDeque<Option<(StreamKey, u64)>>,
-    data_sent: u64,
+    /// Data messages that have arrived.
+    arrived: u64,
+    /// Data messages handed to TCP.
+    pub data_sent: u64,
     joined: HashSet<StreamKey>,
+    /// Where it was in the streams it had joined before.
+    pub cursors: HashMap<StreamKey, Cursor>,
+    /// Streams that it reads out of the recent log, and where it is in them.
+    pub behind: HashMap<StreamKey, Cursor>,
+    /// Where it is in the recent log.
+    pub recent_at: u64,
+    /// What is live goes before what it missed.
+    pub lanes: Lanes,
     /// What is being skipped, by stream. An empty list: a replayed description was dropped.
     skips: HashMap<StreamKey, Vec<(Gap, Stage)>>,
     /// Streams given up whose queued blocks go first, and why.
@@ -43,16 +59,22 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    pub fn new(matcher: Matcher, marks: bool, queue_bytes_max: usize) -> Self {
+    pub fn new(matcher: Matcher, selection: &Selection, queue_bytes_max: usize) -> Self {
         Self {
             matcher: Some(matcher),
-            marks,
+            marks: selection.marks,
+            backlog: selection.backlog,
             queue_bytes_max,
             queue: VecDeque::new(),
             queued_bytes: 0,
             in_flight: VecDeque::new(),
+            arrived: 0,
             data_sent: 0,
             joined: HashSet::new(),
+            cursors: HashMap::new(),
+            behind: HashMap::new(),
+            recent_at: 0,
+            lanes: Lanes::default(),
             skips: HashMap::new(),
             gone: Vec::new(),
             controls_due: 0,
@@ -62,9 +84,9 @@ impl Viewer {
 
     /// Another worker, which takes everything that is not from a worker.
     pub fn worker(queue_bytes_max: usize) -> Self {
-        let everything = Matcher::new(&crate::message::Selection::default());
-        let mut viewer = match everything {
-            Ok(matcher) => Self::new(matcher, true, queue_bytes_max),
+        let everything = Selection { marks: true, backlog: true, ..Selection::default() };
+        let mut viewer = match Matcher::new(&everything) {
+            Ok(matcher) => Self::new(matcher, &everything, queue_bytes_max),
             Err(error) => unreachable!("an empty selection has no glob to refuse: {error}"),
         };
         viewer.matcher = None;
@@ -87,8 +109,30 @@ impl Viewer {
         self.joined.insert(key)
     }
 
+    /// It had joined a stream before, and goes on from there: out of the recent log, whose oldest
+    /// entry has this number, if it `is_behind`; else it has more than is here.
+    pub fn come_back(&mut self, cursor: Cursor, is_behind: bool, first_number: u64) {
+        if is_behind {
+            self.recent_at = first_number;
+            self.behind.insert(cursor.key, cursor);
+            self.cursors.insert(cursor.key, Cursor { next_sequence: 0, ..cursor });
+        }
+    }
+
+    /// Whether it wants all backlog, or has this stream or had it before.
+    pub fn has_known(&self, key: StreamKey) -> bool {
+        self.backlog || self.joined.contains(&key) || self.cursors.contains_key(&key)
+    }
+
+    /// Whether it had this block before it came back.
+    pub fn has_already(&self, header: &Header) -> bool {
+        !self.cursors.is_empty()
+            && self.cursors.get(&header.key).is_some_and(|cursor| header.sequence < cursor.next_sequence)
+    }
+
     pub fn leave(&mut self, key: StreamKey) {
         self.joined.remove(&key);
+        self.behind.remove(&key);
         self.skips.remove(&key);
         self.gone.retain(|(of, _)| *of != key);
     }
@@ -104,8 +148,13 @@ impl Viewer {
     /// Nothing waits, here or in the connection, and nothing is being skipped. Between workers
     /// nothing overtakes what was handed over.
     pub fn is_idle(&self) -> bool {
-        let has_sent = self.is_worker() || self.in_flight.is_empty();
-        self.queue.is_empty() && self.skips.is_empty() && has_sent
+        let has_sent = self.is_worker() || self.unsent().next().is_none();
+        self.queue.is_empty() && self.skips.is_empty() && self.behind.is_empty() && has_sent
+    }
+
+    /// What was handed to the connection and not yet to TCP.
+    fn unsent(&self) -> impl Iterator<Item = &Option<(StreamKey, u64)>> {
+        self.in_flight.iter().skip(self.data_sent.saturating_sub(self.arrived) as usize)
     }
 
     /// Nothing waits here.
@@ -124,7 +173,8 @@ impl Viewer {
     fn has_unsent(&self, key: StreamKey) -> bool {
         let of_stream = |settles: &Option<(StreamKey, u64)>| settles.is_some_and(|(of, _)| of == key);
         self.queue.iter().any(|delivery| of_stream(&delivery.settles))
-            || (!self.is_worker() && self.in_flight.iter().any(of_stream))
+            || self.behind.contains_key(&key)
+            || (!self.is_worker() && self.unsent().any(of_stream))
     }
 
     /// A stream is given up: told once its blocks have gone.
@@ -195,13 +245,15 @@ impl Viewer {
         let gap = Gap::of(header);
         let settles = Some((header.key, header.sequence));
         self.queued_bytes += block.bytes().len();
-        self.queue.push_back(Delivery { bytes: block.bytes().clone(), key: header.key, settles, gap });
+        let (bytes, key) = (block.bytes().clone(), header.key);
+        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent: false });
     }
 
     /// Queues a description again, which settles nothing.
     pub fn push_replay(&mut self, key: StreamKey, bytes: Bytes) {
         self.queued_bytes += bytes.len();
-        self.queue.push_back(Delivery { bytes, key, settles: None, gap: Gap::default() });
+        let gap = Gap::default();
+        self.queue.push_back(Delivery { bytes, key, settles: None, gap, is_recent: false });
     }
 
     pub fn pop(&mut self) -> Option<Delivery> {
@@ -211,12 +263,18 @@ impl Viewer {
         Some(delivery)
     }
 
-    /// `data_sent` messages have been handed to TCP: what they settle.
-    pub fn settle(&mut self, data_sent: u64) -> Vec<(StreamKey, u64)> {
+    /// A block out of the recent log, which settles nothing.
+    pub fn deliver_again(&mut self, bytes: Bytes, key: StreamKey) -> Delivery {
+        self.in_flight.push_back(None);
+        Delivery { bytes, key, settles: None, gap: Gap::default(), is_recent: true }
+    }
+
+    /// So many messages have arrived: what they settle.
+    pub fn settle(&mut self, messages: u64) -> Vec<(StreamKey, u64)> {
         let mut settled = Vec::new();
-        while self.data_sent < data_sent {
+        while self.arrived < messages {
             let Some(one) = self.in_flight.pop_front() else { break };
-            self.data_sent += 1;
+            self.arrived += 1;
             settled.extend(one);
         }
         settled

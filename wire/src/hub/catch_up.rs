@@ -1,0 +1,94 @@
+//! Viewers that come back: they say how far they are, and read what they missed out of the recent
+//! log, beside what is live.
+
+use super::recent::What;
+use super::*;
+
+impl Hub {
+    /// The next block of the recent log for a viewer that is behind. `None` also when a notice has
+    /// to be told first, or when there is nothing more: then its streams go on as for everyone.
+    pub(super) fn poll_recent(&mut self, peer: PeerId) -> Option<Delivery> {
+        let first_number = self.recent.first_number();
+        let viewer = self.viewers.get_mut(&peer)?;
+        if viewer.behind.is_empty() {
+            return None;
+        }
+        viewer.recent_at = viewer.recent_at.max(first_number);
+        while let Some(entry) = self.recent.get(viewer.recent_at) {
+            let key = entry.key;
+            let Some(place) = viewer.behind.get_mut(&key) else {
+                viewer.recent_at += 1;
+                continue;
+            };
+            match &entry.what {
+                What::Block(block) if block.header().sequence < place.next_sequence => viewer.recent_at += 1,
+                What::Block(block) if block.header().sequence > place.next_sequence => {
+                    let begin = block.begin();
+                    let gap = Gap::between(place, &begin);
+                    *place = begin;
+                    self.tell(peer, gap.control(key, Stage::ViewerAway));
+                    return None;
+                }
+                What::Block(block) => {
+                    *place = block.end();
+                    viewer.recent_at += 1;
+                    return Some(viewer.deliver_again(block.bytes().clone(), key));
+                }
+                What::Notice(notice) => {
+                    viewer.recent_at += 1;
+                    let is_ahead = matches!(notice, Control::Skipped { next_sequence, .. } if *next_sequence > place.next_sequence);
+                    if is_ahead {
+                        let notice = notice.clone();
+                        self.tell(peer, notice);
+                        return None;
+                    }
+                }
+            }
+        }
+        self.finish_catch_up(peer);
+        None
+    }
+
+    /// A viewer has read all of the recent log: what is missing at its end is told, and its streams
+    /// go on with the next block.
+    fn finish_catch_up(&mut self, peer: PeerId) {
+        let Some(viewer) = self.viewers.get_mut(&peer) else { return };
+        let mut places: Vec<Cursor> = viewer.behind.drain().map(|(_, place)| place).collect();
+        places.sort_unstable_by_key(|place| place.key);
+        for place in places {
+            let Some(stream) = self.streams.get(&place.key) else { continue };
+            let now = stream.place();
+            let end = stream.end.clone().filter(|end| end.header().sequence >= place.next_sequence);
+            if now.next_sequence > place.next_sequence {
+                let until = end.as_ref().map_or(now, PackedBlock::begin);
+                if until.next_sequence > place.next_sequence {
+                    self.tell(peer, Gap::between(&place, &until).control(place.key, Stage::ViewerAway));
+                }
+            }
+            if let Some(end) = end
+                && let Some(viewer) = self.viewers.get_mut(&peer)
+            {
+                viewer.push_replay(place.key, end.bytes().clone());
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+        }
+        self.tell_gone(peer);
+    }
+
+    /// Whether a viewer is to be joined to a stream that is backlog: it asked for all of it, or knows
+    /// this stream or one that it goes on from.
+    pub(super) fn knows(&self, viewer: &Viewer, status: &StreamStatus) -> bool {
+        let mut next = Some((status.key, status.predecessor));
+        for _ in 0..PREDECESSORS_MAX {
+            let Some((key, predecessor)) = next else { return false };
+            if viewer.has_known(key) {
+                return true;
+            }
+            next = predecessor.map(|key| {
+                let of = self.streams.get(&key).and_then(|stream| stream.status.predecessor);
+                (key, of.filter(|of| *of != key))
+            });
+        }
+        false
+    }
+}

@@ -1,0 +1,748 @@
+//! The sniffer's side of the protocol: which block goes when, what is kept until the relay has
+//! settled it, what goes to the spool and comes back from it, what a cut costs. No I/O, no clock.
+//!
+//! ```text
+//!  capture --handle_block--> memory --poll_data--> relay          live lane
+//!                              |  ^                               backlog lane
+//!                   poll_spool v  | handle_loaded
+//!                             spool
+//! ```
+//!
+//! Invariants:
+//! * a block handed in is retained, in memory or in the spool, until it is settled, or dropped and
+//!   counted in [`Uplink::lost`]; the relay is told of what does not come before what comes after;
+//! * within a stream blocks are sent in sequence, and after a cut from the first that the relay
+//!   does not have;
+//! * a stream of which a block went to the spool goes on through the spool to its end, so that it
+//!   comes back in order. While the line stands such a stream is to be succeeded by another, which
+//!   is live: [`Uplink::poll_succession`];
+//! * what is retained in memory does not exceed the memory given: beyond it go first the blocks
+//!   that the relay has received, then the oldest.
+
+mod spool;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::block::{Epoch, Kind, PackedBlock, StreamKey};
+use crate::lanes::{Lane, Lanes};
+use crate::ledger::{Losses, Stage};
+use crate::message::{Announcement, Control, Cursor, Envelope, PROTOCOL, Role, StreamAck};
+
+use spool::Spool;
+pub use spool::{Evicted, Loaded, SpoolRequest};
+use stream::{Place, Retained, Stream, is_droppable};
+
+/// With a spool an outage longer than this is written to it as it goes on.
+const SPOOL_DELAY_MS: u64 = 1_000;
+/// After a connection the backlog waits so long for the viewers that were there before the cut.
+const BACKLOG_GRACE_MS: u64 = 15_000;
+/// A stream that has more than this to send when the line is back is succeeded.
+const SUCCESSION_BYTES: usize = 1 << 20;
+/// Least time between two successions for want of line.
+const SUCCESSION_MS: u64 = 1_000;
+
+/// How the relay broke the protocol.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum UplinkError {
+    #[error("the relay speaks protocol {found}, this sniffer {PROTOCOL}: upgrade the older of the two")]
+    Protocol { found: u32 },
+    #[error("the relay refused: {reason}")]
+    Refused { reason: String },
+    #[error("the relay acknowledges block {found} of stream {key}, but {sent} were sent")]
+    Ack { key: StreamKey, found: u64, sent: u64 },
+    #[error("the relay sent {what} out of turn")]
+    OutOfTurn { what: &'static str },
+}
+
+/// What an uplink is made with.
+#[derive(Clone, Debug)]
+pub struct UplinkConfig {
+    /// Name of the sniffer.
+    pub name: String,
+    /// Program and version.
+    pub agent: String,
+    /// This run.
+    pub epoch: Epoch,
+    /// The same for all runs of one spool; the epoch where there is none.
+    pub home: Epoch,
+    /// Most bytes of blocks retained in memory.
+    pub memory_bytes: usize,
+    /// There is a spool: [`Uplink::poll_spool`] is served.
+    pub has_spool: bool,
+    /// The source can wait: its blocks wait rather than have one skipped, its streams are never
+    /// succeeded, and the relay is asked how much may be under way.
+    pub is_paced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Since that time, in ms.
+    Offline(u64),
+    AwaitWelcome,
+    Streaming,
+}
+
+/// What is to be sent next.
+#[derive(Debug)]
+pub enum Transmit {
+    /// A control message; it goes before the data polled after it.
+    Control(Control),
+    /// A block, by reference.
+    Data(Envelope, Bytes),
+}
+
+/// Counters of the uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkTotals {
+    /// Blocks, packets and block bytes given to the connection, resends included.
+    pub sent_blocks: u64,
+    /// Packets in them.
+    pub sent_packets: u64,
+    /// Bytes of them.
+    pub sent_bytes: u64,
+    /// Blocks sent again after a cut.
+    pub resent_blocks: u64,
+    /// Packets that the relay says it has.
+    pub received_packets: u64,
+    /// Packets that the relay has settled while they were retained here.
+    pub settled_packets: u64,
+    /// Bytes retained in memory now.
+    pub retained_bytes: usize,
+    /// Bytes given to the connection and not settled yet.
+    pub unsettled_sent_bytes: usize,
+    /// Blocks, packets and bytes written to the spool.
+    pub spooled_blocks: u64,
+    /// Packets in them.
+    pub spooled_packets: u64,
+    /// Bytes of them.
+    pub spooled_bytes: u64,
+    /// Blocks that came back from the spool.
+    pub loaded_blocks: u64,
+    /// Streams that were succeeded for want of a line.
+    pub successions: u64,
+}
+
+/// Blocks of one lane that wait to be sent, in order of arrival.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    arrival: u64,
+    key: StreamKey,
+    sequence: u64,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.bytes;
+        self.entries.push_back(waiting);
+    }
+
+    fn pop(&mut self) {
+        if let Some(first) = self.entries.pop_front() {
+            self.bytes -= first.bytes;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// Puts everything in order of arrival after entries were added out of order.
+    fn sort(&mut self) {
+        self.entries.make_contiguous().sort_unstable();
+    }
+}
+
+/// The sniffer's side of the protocol.
+#[derive(Debug)]
+pub struct Uplink {
+    config: UplinkConfig,
+    state: State,
+    now_ms: u64,
+    streams: BTreeMap<StreamKey, Stream>,
+    live: Queue,
+    backlog: Queue,
+    lanes: Lanes,
+    arrivals: u64,
+    control: VecDeque<Control>,
+    totals: UplinkTotals,
+    spool: Spool,
+    /// What was lost of streams that are done and forgotten.
+    lost_of_done: Losses,
+    takers: (u32, bool),
+    /// Viewers before the line was cut.
+    former_viewers: u32,
+    /// The backlog waits for viewers until then.
+    backlog_held_until: u64,
+    backlog_in_flight_bytes: usize,
+    is_pace_told: bool,
+    window_bytes: Option<u64>,
+    instance: Option<Epoch>,
+    /// Own streams that are to be succeeded.
+    successions: BTreeSet<u32>,
+    last_succession_ms: Option<u64>,
+}
+
+impl Uplink {
+    /// The uplink of one run, offline since `now_ms`: any clock in ms that does not go back, the
+    /// same at every call.
+    pub fn new(config: UplinkConfig, now_ms: u64) -> Self {
+        Self {
+            spool: Spool::new(config.has_spool, config.memory_bytes),
+            config,
+            state: State::Offline(now_ms),
+            now_ms,
+            streams: BTreeMap::new(),
+            live: Queue::default(),
+            backlog: Queue::default(),
+            lanes: Lanes::default(),
+            arrivals: 0,
+            control: VecDeque::new(),
+            totals: UplinkTotals::default(),
+            lost_of_done: Losses::default(),
+            takers: (0, false),
+            former_viewers: 0,
+            backlog_held_until: 0,
+            backlog_in_flight_bytes: 0,
+            is_pace_told: false,
+            window_bytes: None,
+            instance: None,
+            successions: BTreeSet::new(),
+            last_succession_ms: None,
+        }
+    }
+
+    /// A stream is opened, or its table has grown. Its predecessor, if it has one, is backlog from
+    /// now on.
+    pub fn handle_announcement(&mut self, announcement: Announcement) {
+        let (key, predecessor) = (announcement.key, announcement.predecessor);
+        let entry = self.streams.entry(key);
+        let stream = entry.or_insert_with(|| Stream::new(announcement.clone(), Lane::Live, false));
+        stream.announcement = Announcement { backlog: stream.lane == Lane::Backlog, ..announcement };
+        stream.announced = false;
+        if let Some(predecessor) = predecessor {
+            self.make_backlog(predecessor);
+        }
+        if self.state == State::Streaming {
+            self.announce(key);
+        }
+    }
+
+    /// What is left of a stream goes beside the live ones from now on.
+    fn make_backlog(&mut self, key: StreamKey) {
+        let is_streaming = self.state == State::Streaming;
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if stream.lane == Lane::Backlog || self.config.is_paced {
+            return;
+        }
+        stream.lane = Lane::Backlog;
+        stream.announcement.backlog = true;
+        stream.announced = false;
+        let (kept, moved): (Vec<_>, Vec<_>) =
+            self.live.entries.drain(..).partition(|waiting| waiting.key != key);
+        self.live.clear();
+        kept.into_iter().for_each(|waiting| self.live.push(waiting));
+        if !moved.is_empty() {
+            moved.into_iter().for_each(|waiting| self.backlog.push(waiting));
+            self.backlog.sort();
+        }
+        if is_streaming {
+            self.announce(key);
+        }
+    }
+
+    /// A block was packed: it is retained and will be sent. Its stream must have been announced.
+    pub fn handle_block(&mut self, block: PackedBlock) {
+        let (key, end) = (block.header().key, block.header().end);
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if end {
+            stream.end_sequence = Some(block.header().sequence);
+        }
+        let place = if stream.is_spooled { Place::ToSpool } else { Place::Memory };
+        self.retain(block, place);
+        if self.state == State::Streaming && !self.config.is_paced {
+            self.relieve_line();
+        }
+        if self.totals.retained_bytes > self.config.memory_bytes / 2 && self.spool.is_usable() {
+            self.spool_all();
+        }
+        if self.totals.retained_bytes > self.config.memory_bytes {
+            self.relieve(self.config.memory_bytes);
+        }
+    }
+
+    fn retain(&mut self, block: PackedBlock, place: Place) {
+        let (key, sequence, bytes) = (block.header().key, block.header().sequence, block.bytes().len());
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        if !stream.retain(Retained { block, arrival, place, was_sent: false, in_flight: None }) {
+            return;
+        }
+        self.totals.retained_bytes += bytes;
+        if place == Place::ToSpool {
+            self.spool.push(key, sequence);
+        } else if !matches!(self.state, State::Offline(_)) {
+            // Offline there is no order to keep: it is made anew with the line.
+            self.queue_of(key).push(Waiting { arrival, key, sequence, bytes });
+        }
+    }
+
+    /// The lane of a stream.
+    fn queue_of(&mut self, key: StreamKey) -> &mut Queue {
+        match self.streams.get(&key).map(|stream| stream.lane) {
+            Some(Lane::Live) => &mut self.live,
+            _ => &mut self.backlog,
+        }
+    }
+
+    /// When live data comes faster than it leaves, what waits of it becomes backlog and capture
+    /// goes on in new streams: what people watch stays fresh.
+    fn relieve_line(&mut self) {
+        let is_over = self.live.bytes > (self.config.memory_bytes / 4).max(SUCCESSION_BYTES);
+        let is_early = self.last_succession_ms.is_some_and(|last| self.now_ms < last + SUCCESSION_MS);
+        if !is_over || is_early {
+            return;
+        }
+        self.last_succession_ms = Some(self.now_ms);
+        let waiting: BTreeSet<StreamKey> = self.live.entries.iter().map(|waiting| waiting.key).collect();
+        waiting.into_iter().for_each(|key| self.ask_succession(key));
+    }
+
+    fn ask_succession(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        let is_open = stream.end_sequence.is_none() && stream.lane == Lane::Live;
+        if self.config.is_paced || !is_open || std::mem::replace(&mut stream.is_succeeded, true) {
+            return;
+        }
+        self.successions.insert(key.stream);
+        self.totals.successions += 1;
+    }
+
+    /// A stream of this run that is to end, and to be succeeded by one that names it as its
+    /// predecessor.
+    pub fn poll_succession(&mut self) -> Option<u32> {
+        self.successions.pop_first()
+    }
+
+    /// Gives up blocks in memory until at most `target_bytes` remain: first those the relay has
+    /// received; then, without a spool that takes them, the oldest, which are lost and counted.
+    pub fn relieve(&mut self, target_bytes: usize) {
+        for stream in self.streams.values_mut() {
+            let mut at = 0;
+            while self.totals.retained_bytes > target_bytes
+                && let Some(one) = stream.retained.get(at)
+                && one.sequence() < stream.received.next_sequence
+            {
+                // What is in the spool too is let go of when it is settled there.
+                if one.block.header().end || matches!(one.place, Place::Loaded(_)) {
+                    at += 1;
+                    continue;
+                }
+                let Some(one) = stream.retained.remove(at) else { break };
+                forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
+                stream.keep_description(one.block);
+            }
+        }
+        if self.totals.retained_bytes > target_bytes && self.spool.is_usable() {
+            self.spool_all();
+            if self.totals.retained_bytes <= self.config.memory_bytes {
+                return; // the disk makes room; until then capture waits in its ring
+            }
+        }
+        let stage = if self.spool.has_failed() { Stage::SpoolFailed } else { Stage::NoBuffer };
+        while self.totals.retained_bytes > target_bytes {
+            let oldest = self.streams.iter().filter_map(|(key, stream)| {
+                let at = stream.retained.iter().position(is_droppable)?;
+                Some((stream.retained[at].arrival, *key, at))
+            });
+            let Some((_, key, at)) = oldest.min() else { return };
+            let Some(stream) = self.streams.get_mut(&key) else { return };
+            let Some(dropped) = stream.retained.remove(at) else { return };
+            let (begin, header) = (dropped.block.begin(), dropped.block.header());
+            let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
+            stream.add_dropped(begin, header.sequence + 1, packets, bytes, stage);
+            forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &dropped);
+        }
+    }
+
+    /// The connection is open: says hello.
+    pub fn handle_connected(&mut self, clock_ns: u64, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.state = State::AwaitWelcome;
+        self.control.clear();
+        (self.live.clear(), self.backlog.clear());
+        for (key, stream) in &self.streams {
+            let queue = if stream.lane == Lane::Live { &mut self.live } else { &mut self.backlog };
+            let is_here = |one: &&Retained| matches!(one.place, Place::Memory | Place::Loaded(_));
+            for one in stream.retained.iter().filter(is_here) {
+                let (arrival, sequence, bytes) = (one.arrival, one.sequence(), one.bytes());
+                queue.push(Waiting { arrival, key: *key, sequence, bytes });
+            }
+        }
+        (self.live.sort(), self.backlog.sort());
+        self.control.push_back(Control::Hello {
+            protocol: PROTOCOL,
+            role: Role::Publish,
+            name: self.config.name.clone(),
+            epoch: self.config.epoch,
+            home: self.config.home,
+            agent: self.config.agent.clone(),
+            clock_ns,
+        });
+    }
+
+    /// The connection is lost: what is not settled is sent again.
+    pub fn handle_disconnected(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.state = State::Offline(now_ms);
+        self.control.clear();
+        (self.live.clear(), self.backlog.clear());
+        self.former_viewers = self.former_viewers.max(self.takers.0);
+        self.takers = (0, false);
+        self.window_bytes = None;
+        self.is_pace_told = false;
+        self.backlog_in_flight_bytes = 0;
+        self.successions.clear();
+        for stream in self.streams.values_mut() {
+            stream.announced = false;
+            stream.awaits_ack = stream.sent > 0 || stream.is_former;
+            stream.is_succeeded = false;
+            for one in &mut stream.retained {
+                one.in_flight = None;
+            }
+        }
+        self.totals.unsettled_sent_bytes = 0;
+    }
+
+    /// A control message of the relay.
+    pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), UplinkError> {
+        match control {
+            Control::Welcome { protocol, instance, .. } => {
+                if self.state != State::AwaitWelcome {
+                    return Err(UplinkError::OutOfTurn { what: "a second welcome" });
+                }
+                if protocol != PROTOCOL {
+                    return Err(UplinkError::Protocol { found: protocol });
+                }
+                self.state = State::Streaming;
+                self.instance = Some(instance);
+                self.backlog_held_until = self.now_ms + BACKLOG_GRACE_MS;
+                for key in self.streams.keys().copied().collect::<Vec<_>>() {
+                    self.announce(key);
+                    let has_much = |one: &Stream| one.is_spooled || one.unsent_bytes() > SUCCESSION_BYTES;
+                    if self.streams.get(&key).is_some_and(has_much) {
+                        self.ask_succession(key);
+                    }
+                }
+            }
+            Control::Ack { streams } => {
+                for ack in streams {
+                    self.handle_ack(ack)?;
+                }
+            }
+            Control::Takers { viewers, marks } => self.takers = (viewers, marks),
+            Control::Window { bytes } => self.window_bytes = Some(bytes),
+            Control::Ping { clock_ns: ping_ns } => {
+                self.control.push_back(Control::Pong { ping_ns, clock_ns })
+            }
+            Control::Error { reason } => return Err(UplinkError::Refused { reason }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, ack: StreamAck) -> Result<(), UplinkError> {
+        let StreamAck { received, settled } = ack;
+        let key = received.key;
+        let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
+        let found = received.next_sequence.max(settled);
+        if stream.is_former && stream.awaits_ack {
+            // What an earlier run sent is known to the relay alone.
+            stream.sent = stream.sent.max(found);
+        }
+        if found > stream.sent {
+            return Err(UplinkError::Ack { key, found, sent: stream.sent });
+        }
+        let more = received.packets.saturating_sub(stream.received.packets);
+        self.totals.received_packets += more;
+        stream.handle_received(received);
+        stream.settled = settled;
+        if std::mem::take(&mut stream.awaits_ack)
+            && let Some(description) = stream.description.take_if(|one| {
+                // A relay that started anew: it was settled with the former.
+                one.header().sequence >= received.next_sequence
+            })
+        {
+            let (sequence, bytes) = (description.header().sequence, description.bytes().len());
+            let place = Place::Memory;
+            let again = Retained { block: description, arrival: 0, place, was_sent: true, in_flight: None };
+            if stream.retain(again) {
+                self.totals.retained_bytes += bytes;
+                let queue = if stream.lane == Lane::Live { &mut self.live } else { &mut self.backlog };
+                queue.bytes += bytes;
+                queue.entries.push_front(Waiting { arrival: 0, key, sequence, bytes });
+            }
+        }
+        while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
+            self.totals.settled_packets += u64::from(first.block.header().packet_count);
+            forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
+            if let Place::Loaded(ticket) = first.place {
+                self.spool.handle_done(ticket, first.bytes());
+            }
+            stream.keep_description(first.block);
+        }
+        self.forget_if_done(key);
+        Ok(())
+    }
+
+    /// A stream of which nothing is left to do is forgotten, but for what was lost of it.
+    fn forget_if_done(&mut self, key: StreamKey) {
+        let is_done = |one: &Stream| one.is_done() && one.retained.is_empty();
+        if self.streams.get(&key).is_some_and(is_done)
+            && let Some(stream) = self.streams.remove(&key)
+        {
+            stream.lost.0.iter().for_each(|(stage, loss)| {
+                self.lost_of_done.add(*stage, loss.packets, loss.bytes);
+            });
+            self.spool.done.push_back(key);
+        }
+    }
+
+    /// A stream of which everything has arrived, or was told to be lost: nothing more is said of it.
+    pub fn poll_done(&mut self) -> Option<StreamKey> {
+        self.spool.done.pop_front()
+    }
+
+    fn announce(&mut self, key: StreamKey) {
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if !stream.announced && !stream.is_done() {
+            stream.announced = true;
+            self.control.push_back(Control::Stream(stream.announcement.clone()));
+        }
+    }
+
+    /// The next control message to send.
+    pub fn poll_control(&mut self) -> Option<Control> {
+        let wants_pace = self.config.is_paced || !self.backlog.entries.is_empty();
+        if self.state == State::Streaming && wants_pace != self.is_pace_told {
+            self.is_pace_told = wants_pace;
+            self.control.push_back(Control::Paced { wants: wants_pace });
+        }
+        self.tell_gone();
+        self.control.pop_front()
+    }
+
+    /// What to send next: a block, or a notice that goes before it.
+    pub fn poll_data(&mut self) -> Option<Transmit> {
+        if self.state != State::Streaming {
+            return None;
+        }
+        let live = self.first_ready(Lane::Live);
+        let backlog = if self.backlog_may_go() { self.first_ready(Lane::Backlog) } else { None };
+        let lane = self.lanes.choose(live.is_some(), backlog.is_some())?;
+        let (key, at) = if lane == Lane::Live { live? } else { backlog? };
+        let stream = self.streams.get_mut(&key)?;
+        let begin = stream.retained.get(at)?.block.begin();
+        if begin.next_sequence > stream.told.next_sequence {
+            let mut notices = stream.notices_before(begin).into_iter();
+            if let Some(first) = notices.next() {
+                self.control.extend(notices);
+                return Some(Transmit::Control(first));
+            }
+        }
+        let one = stream.retained.get_mut(at)?;
+        let bytes = one.block.bytes().clone();
+        let envelope = Envelope { resend: one.was_sent, backlog: lane == Lane::Backlog };
+        self.totals.sent_blocks += 1;
+        self.totals.resent_blocks += u64::from(one.was_sent);
+        self.totals.sent_packets += u64::from(one.block.header().packet_count);
+        self.totals.sent_bytes += bytes.len() as u64;
+        self.totals.unsettled_sent_bytes += bytes.len();
+        (one.was_sent, one.in_flight) = (true, Some(lane));
+        stream.told = one.block.end();
+        stream.sent = stream.sent.max(stream.told.next_sequence);
+        match lane {
+            Lane::Live => self.live.pop(),
+            Lane::Backlog => {
+                self.backlog_in_flight_bytes += bytes.len();
+                self.backlog.pop();
+            }
+        }
+        let other_is_ready = live.is_some() && backlog.is_some();
+        self.lanes.sent(lane, bytes.len(), other_is_ready);
+        Some(Transmit::Data(envelope, bytes))
+    }
+
+    /// The first block of a lane that may be sent: its stream, and its place among what is retained.
+    fn first_ready(&mut self, lane: Lane) -> Option<(StreamKey, usize)> {
+        let queue = if lane == Lane::Live { &mut self.live } else { &mut self.backlog };
+        while let Some(waiting) = queue.entries.front() {
+            let found = self.streams.get(&waiting.key).map(|stream| (stream, stream.find(waiting.sequence)));
+            if let Some((stream, Some(at))) = found
+                && !matches!(stream.retained[at].place, Place::ToSpool | Place::Appending)
+            {
+                if stream.awaits_ack {
+                    return None; // one round trip, at a reconnect only
+                }
+                if waiting.sequence >= stream.told.next_sequence {
+                    return Some((waiting.key, at));
+                }
+            }
+            queue.pop(); // dropped, gone to the spool, or the relay has it
+        }
+        None
+    }
+
+    /// Whether blocks of the backlog may be sent now: those who watched before the cut are back,
+    /// and there is room for another under way.
+    fn backlog_may_go(&self) -> bool {
+        if self.config.is_paced {
+            return true;
+        }
+        let Some(first) = self.backlog.entries.front() else { return false };
+        let is_held = self.now_ms < self.backlog_held_until && self.takers.0 < self.former_viewers.max(1);
+        let under_way = self.backlog_in_flight_bytes;
+        let has_room = |window: u64| under_way == 0 || (under_way + first.bytes) as u64 <= window;
+        !is_held && self.window_bytes.is_some_and(has_room)
+    }
+
+    /// Time passes: an outage goes to the spool, a spool that failed is tried again.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        if let State::Offline(since) = self.state
+            && now_ms >= since + SPOOL_DELAY_MS
+            && self.spool.is_usable()
+        {
+            self.spool_all();
+        }
+        if self.state == State::Streaming && now_ms >= self.backlog_held_until {
+            self.former_viewers = self.takers.0;
+        }
+        self.spool.handle_timeout(now_ms);
+        self.fall_back();
+    }
+
+    /// When to call [`Uplink::handle_timeout`] at the latest, on the clock of `now_ms`.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let offline = match self.state {
+            State::Offline(since) if self.spool.is_usable() => Some(since + SPOOL_DELAY_MS),
+            _ => None,
+        };
+        let held = (self.state == State::Streaming && !self.backlog.entries.is_empty())
+            .then_some(self.backlog_held_until);
+        let due = [offline, held, self.spool.poll_timeout()];
+        due.into_iter().flatten().filter(|at| *at > self.now_ms).min()
+    }
+
+    /// Queues a time mark of an idle stream, if somebody wants it and the relay has all of the
+    /// stream: the mark would overtake blocks that wait in the connection.
+    pub fn handle_mark(&mut self, stream: u32, complete_through_ns: u64) {
+        let epoch = self.config.epoch;
+        let is_received = |one: &Stream| {
+            one.received.next_sequence == one.told.next_sequence && one.retained.iter().all(is_sent)
+        };
+        let is_idle = self.state == State::Streaming
+            && self.streams.get(&StreamKey { epoch, stream }).is_some_and(is_received);
+        if self.takers.1 && is_idle {
+            self.control.push_back(Control::Mark { epoch, stream, complete_through_ns });
+        }
+    }
+
+    /// Viewers that take these streams now, as the relay says.
+    pub fn viewers(&self) -> u32 {
+        self.takers.0
+    }
+
+    /// What the relay lets a source that can wait have under way; `None` before it says so.
+    pub fn window_bytes(&self) -> Option<u64> {
+        self.window_bytes
+    }
+
+    /// Whether a viewer wants time marks of idle streams.
+    pub fn marks_wanted(&self) -> bool {
+        self.takers.1
+    }
+
+    /// Packets in blocks that are retained in memory.
+    pub fn retained_packets(&self) -> u64 {
+        let of = |stream: &Stream| -> u64 {
+            stream.retained.iter().map(|one| u64::from(one.block.header().packet_count)).sum()
+        };
+        self.streams.values().map(of).sum()
+    }
+
+    /// Whether the relay has welcomed us and the line stands.
+    pub fn is_streaming(&self) -> bool {
+        self.state == State::Streaming
+    }
+
+    /// Whether nothing is retained, in memory or in the spool: all is settled.
+    pub fn is_settled(&self) -> bool {
+        self.totals.retained_bytes == 0 && self.spool.is_empty()
+    }
+
+    /// Whether what is not settled is in the spool.
+    pub fn is_spooled(&self) -> bool {
+        let is_safe = |one: &Retained| matches!(one.place, Place::Loaded(_));
+        self.spool.is_idle() && self.streams.values().flat_map(|one| &one.retained).all(is_safe)
+    }
+
+    /// Counters.
+    pub fn totals(&self) -> UplinkTotals {
+        self.totals
+    }
+
+    /// What was lost here, of one stream that is not done. A block that was sent before a cut and
+    /// dropped after it counts once the relay has said that it does not have it.
+    pub fn lost(&self, key: StreamKey) -> Losses {
+        self.streams.get(&key).map(|stream| stream.lost.clone()).unwrap_or_default()
+    }
+
+    /// What was lost here of all streams, also of those that are done.
+    pub fn lost_in_all(&self) -> Losses {
+        let mut sum = self.lost_of_done.clone();
+        for losses in self.streams.values().map(|stream| &stream.lost) {
+            losses.0.iter().for_each(|(stage, loss)| sum.add(*stage, loss.packets, loss.bytes));
+        }
+        sum
+    }
+
+    /// What was lost here by stream of this run, as far as they are not done.
+    pub fn losses(&self) -> impl Iterator<Item = (u32, &Losses)> {
+        let epoch = self.config.epoch;
+        let own = self.streams.iter().filter(move |(key, _)| key.epoch == epoch);
+        own.map(|(key, stream)| (key.stream, &stream.lost))
+    }
+}
+
+fn is_sent(one: &Retained) -> bool {
+    one.in_flight.is_some()
+}
+
+/// A retained block is let go: its bytes count no more.
+fn forget(totals: &mut UplinkTotals, backlog_in_flight_bytes: &mut usize, one: &Retained) {
+    let bytes = one.bytes();
+    totals.retained_bytes -= bytes;
+    if let Some(lane) = one.in_flight {
+        totals.unsettled_sent_bytes = totals.unsettled_sent_bytes.saturating_sub(bytes);
+        if lane == Lane::Backlog {
+            *backlog_in_flight_bytes = backlog_in_flight_bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

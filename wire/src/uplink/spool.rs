@@ -1,0 +1,430 @@
+//! What goes to the spool and comes back from it. The spool itself is served by somebody else, in
+//! the order of the requests: this side asks, and is told what came of it.
+
+use super::*;
+use crate::description::Description;
+
+/// After the spool failed it is tried again this much later.
+const RETRY_MS: u64 = 5_000;
+/// When no buffer was free to read into, the next attempt comes this much later.
+const READ_RETRY_MS: u64 = 20;
+/// Reads that are under way at a time.
+const READS_MAX: usize = 4;
+/// Share of the memory for blocks on their way to the spool, and as much for those that came back.
+const MEMORY_SHARE: usize = 8;
+/// Descriptions of streams of which nothing else was loaded yet, at most.
+const COPIES_MAX: usize = 4096;
+
+/// What is asked of the spool. Requests are served in order.
+#[derive(Debug)]
+pub enum SpoolRequest {
+    /// Append a block; answer with [`Uplink::handle_appended`]. After a failure every further
+    /// append fails too, until [`SpoolRequest::Resume`].
+    Append(PackedBlock),
+    /// Try to append again after a failure. No answer.
+    Resume,
+    /// Read the next block; answer with [`Uplink::handle_loaded`].
+    Read,
+    /// So many of the blocks that were read in this run, copies of descriptions aside, are done
+    /// with. No answer.
+    Acknowledge(u64),
+}
+
+/// The answer to a read.
+#[derive(Debug)]
+pub enum Loaded {
+    /// The next block. `is_copy`: a description repeated so that what follows can be read.
+    Block {
+        /// The block, its body checked.
+        block: PackedBlock,
+        /// It was appended before, too.
+        is_copy: bool,
+    },
+    /// Everything appended so far has been read.
+    End,
+    /// No buffer is free, or the disk fails: to be asked again.
+    Failed,
+}
+
+/// Blocks of one stream that the spool has thrown away.
+#[derive(Clone, Copy, Debug)]
+pub struct Evicted {
+    /// Where the first of them begins.
+    pub begin: Cursor,
+    /// Where the last of them ends.
+    pub end: Cursor,
+    /// Packets in them.
+    pub packets: u64,
+    /// Captured bytes in them.
+    pub bytes: u64,
+    /// The end of the stream was among them.
+    pub has_end: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Spool {
+    exists: bool,
+    share_bytes: usize,
+    now_ms: u64,
+    /// To be appended.
+    queue: VecDeque<(StreamKey, u64)>,
+    /// Asked to be appended: stream, sequence, bytes.
+    appending: VecDeque<(StreamKey, u64, usize)>,
+    appending_bytes: usize,
+    /// Could not be appended; they go first when the spool is tried again.
+    failed: VecDeque<(StreamKey, u64)>,
+    retry_at: Option<u64>,
+    resume_due: bool,
+    reading: usize,
+    read_retry_at: Option<u64>,
+    /// There may be something to read.
+    may_have: bool,
+    /// Whether each block that was loaded, from ticket `first_ticket` on, is done.
+    loaded: VecDeque<bool>,
+    first_ticket: u64,
+    loaded_bytes: usize,
+    acknowledge_due: bool,
+    /// Descriptions of streams of which nothing else was loaded yet.
+    copies: BTreeMap<StreamKey, PackedBlock>,
+    /// Streams that are done.
+    pub done: VecDeque<StreamKey>,
+}
+
+impl Spool {
+    pub fn new(exists: bool, memory_bytes: usize) -> Self {
+        Self {
+            exists,
+            share_bytes: memory_bytes / MEMORY_SHARE,
+            now_ms: 0,
+            queue: VecDeque::new(),
+            appending: VecDeque::new(),
+            appending_bytes: 0,
+            failed: VecDeque::new(),
+            retry_at: None,
+            resume_due: false,
+            reading: 0,
+            read_retry_at: None,
+            may_have: exists, // an earlier run may have left something
+            loaded: VecDeque::new(),
+            first_ticket: 0,
+            loaded_bytes: 0,
+            acknowledge_due: false,
+            copies: BTreeMap::new(),
+            done: VecDeque::new(),
+        }
+    }
+
+    pub fn push(&mut self, key: StreamKey, sequence: u64) {
+        self.queue.push_back((key, sequence));
+    }
+
+    /// Whether it takes blocks.
+    pub fn is_usable(&self) -> bool {
+        self.exists && self.retry_at.is_none()
+    }
+
+    /// Whether there is one that does not take blocks.
+    pub fn has_failed(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
+    /// Nothing is on its way to it.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.appending.is_empty() && self.failed.is_empty()
+    }
+
+    /// Nothing is in it either.
+    pub fn is_empty(&self) -> bool {
+        self.is_idle() && !self.may_have && self.reading == 0 && self.loaded.is_empty()
+    }
+
+    /// A loaded block is done with.
+    pub fn handle_done(&mut self, ticket: u64, bytes: usize) {
+        self.loaded_bytes = self.loaded_bytes.saturating_sub(bytes);
+        let at = ticket.checked_sub(self.first_ticket).and_then(|at| usize::try_from(at).ok());
+        if let Some(done) = at.and_then(|at| self.loaded.get_mut(at)) {
+            *done = true;
+        }
+        while self.loaded.pop_front_if(|done| *done).is_some() {
+            self.first_ticket += 1;
+            self.acknowledge_due = true;
+        }
+    }
+
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        if self.retry_at.is_some_and(|at| now_ms >= at) && self.appending.is_empty() {
+            self.retry_at = None;
+            self.resume_due = true;
+            let mut again = std::mem::take(&mut self.failed);
+            again.append(&mut self.queue);
+            self.queue = again;
+        }
+        if self.read_retry_at.is_some_and(|at| now_ms >= at) {
+            self.read_retry_at = None;
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<u64> {
+        [self.retry_at, self.read_retry_at].into_iter().flatten().min()
+    }
+}
+
+impl Uplink {
+    /// Everything that is not sent for good goes to the spool, in order of arrival, and so does what
+    /// comes after it in these streams.
+    pub(super) fn spool_all(&mut self) {
+        let is_streaming = self.state == State::Streaming;
+        let mut moved = Vec::new();
+        let mut cut = Vec::new();
+        for (key, stream) in &mut self.streams {
+            let was_moved = moved.len();
+            for one in &mut stream.retained {
+                // What the relay has is safe as long as the line stands.
+                let is_safe = is_streaming && one.sequence() < stream.received.next_sequence;
+                if one.place == Place::Memory && !is_safe {
+                    one.place = Place::ToSpool;
+                    moved.push((one.arrival, *key, one.sequence()));
+                }
+            }
+            let is_open = stream.end_sequence.is_none();
+            if moved.len() > was_moved || (!is_streaming && is_open) {
+                stream.is_spooled = true;
+                if is_streaming {
+                    cut.push(*key);
+                }
+            }
+        }
+        moved.sort_unstable();
+        moved.into_iter().for_each(|(_, key, sequence)| self.spool.push(key, sequence));
+        cut.into_iter().for_each(|key| self.ask_succession(key));
+    }
+
+    /// The program ends: what is not settled goes to the spool, whatever it is.
+    pub fn spool_now(&mut self) {
+        if self.spool.is_usable() {
+            self.spool_all();
+        }
+    }
+
+    /// What is asked of the spool next.
+    pub fn poll_spool(&mut self) -> Option<SpoolRequest> {
+        if std::mem::take(&mut self.spool.acknowledge_due) {
+            return Some(SpoolRequest::Acknowledge(self.spool.first_ticket));
+        }
+        if std::mem::take(&mut self.spool.resume_due) {
+            return Some(SpoolRequest::Resume);
+        }
+        while self.spool.is_usable()
+            && self.spool.appending_bytes <= self.spool.share_bytes
+            && let Some((key, sequence)) = self.spool.queue.pop_front()
+        {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            // Settled or dropped meanwhile?
+            let Some(one) = stream.find(sequence).map(|at| &mut stream.retained[at]) else { continue };
+            one.place = Place::Appending;
+            self.spool.appending.push_back((key, sequence, one.bytes()));
+            self.spool.appending_bytes += one.bytes();
+            return Some(SpoolRequest::Append(one.block.clone()));
+        }
+        let may_read = self.state == State::Streaming
+            && self.spool.may_have
+            && self.spool.read_retry_at.is_none()
+            && self.spool.reading < READS_MAX
+            && self.spool.loaded_bytes < self.spool.share_bytes;
+        if may_read {
+            self.spool.reading += 1;
+            return Some(SpoolRequest::Read);
+        }
+        None
+    }
+
+    /// The oldest block that was to be appended is in the spool, or could not be written.
+    pub fn handle_appended(&mut self, is_written: bool) {
+        let Some((key, sequence, bytes)) = self.spool.appending.pop_front() else { return };
+        self.spool.appending_bytes -= bytes;
+        let stream = self.streams.get_mut(&key);
+        if !is_written {
+            self.spool.retry_at.get_or_insert(self.now_ms + RETRY_MS);
+            self.spool.failed.push_back((key, sequence));
+            if let Some(stream) = stream
+                && let Some(at) = stream.find(sequence)
+            {
+                stream.retained[at].place = Place::ToSpool;
+            }
+            return;
+        }
+        self.spool.may_have = true;
+        if let Some(stream) = stream
+            && let Some(at) = stream.find(sequence)
+            && let Some(one) = stream.retained.remove(at)
+        {
+            self.totals.spooled_blocks += 1;
+            self.totals.spooled_packets += u64::from(one.block.header().packet_count);
+            self.totals.spooled_bytes += bytes as u64;
+            forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
+            stream.keep_description(one.block);
+        }
+    }
+
+    /// The answer to a read.
+    pub fn handle_loaded(&mut self, loaded: Loaded) {
+        self.spool.reading = self.spool.reading.saturating_sub(1);
+        let (block, is_copy) = match loaded {
+            Loaded::Block { block, is_copy } => (block, is_copy),
+            Loaded::End => {
+                self.spool.may_have = self.spool.reading > 0 || !self.spool.appending.is_empty();
+                return;
+            }
+            Loaded::Failed => {
+                self.spool.read_retry_at = Some(self.now_ms + READ_RETRY_MS);
+                return;
+            }
+        };
+        let key = block.header().key;
+        if is_copy {
+            if !self.streams.contains_key(&key) {
+                self.spool.copies.insert(key, block);
+            } else if let Some(stream) = self.streams.get_mut(&key) {
+                stream.keep_description(block);
+            }
+            while self.spool.copies.len() > COPIES_MAX {
+                self.spool.copies.pop_first();
+            }
+            return;
+        }
+        let ticket = self.spool.first_ticket + self.spool.loaded.len() as u64;
+        self.spool.loaded.push_back(false);
+        self.spool.loaded_bytes += block.bytes().len();
+        self.totals.loaded_blocks += 1;
+        self.open_former(key, &block);
+        let bytes = block.bytes().len();
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if block.header().end {
+            stream.end_sequence = Some(block.header().sequence);
+        }
+        let is_settled = block.header().sequence < stream.settled;
+        if is_settled || stream.find(block.header().sequence).is_some() {
+            self.spool.handle_done(ticket, bytes);
+        } else {
+            self.retain(block, Place::Loaded(ticket));
+        }
+        self.forget_if_done(key);
+    }
+
+    /// A block of a stream that is not known comes from the spool: an earlier run left it.
+    fn open_former(&mut self, key: StreamKey, block: &PackedBlock) {
+        if self.streams.contains_key(&key) {
+            return;
+        }
+        let copy = self.spool.copies.remove(&key);
+        let described = if block.header().kind == Kind::Description { Some(block) } else { copy.as_ref() };
+        let announcement = described.and_then(announcement_of).unwrap_or_default();
+        let announcement = Announcement { key, backlog: true, ..announcement };
+        let mut stream = Stream::new(announcement, Lane::Backlog, true);
+        if let Some(copy) = copy {
+            stream.keep_description(copy);
+        }
+        self.streams.insert(key, stream);
+        if self.state == State::Streaming {
+            self.announce(key);
+        }
+    }
+
+    /// A spool that takes nothing, and of which everything has come back, holds nothing up: what was
+    /// meant for it is sent from memory.
+    pub(super) fn fall_back(&mut self) {
+        let is_drained = !self.spool.may_have && self.spool.reading == 0 && self.spool.appending.is_empty();
+        if !self.spool.has_failed() || !is_drained {
+            return;
+        }
+        let failed = std::mem::take(&mut self.spool.failed);
+        let waiting = std::mem::take(&mut self.spool.queue);
+        for (key, sequence) in failed.into_iter().chain(waiting) {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            let Some(one) = stream.find(sequence).map(|at| &mut stream.retained[at]) else { continue };
+            // Behind what has come back of the same stream.
+            (one.arrival, one.place) = (self.arrivals, Place::Memory);
+            self.arrivals += 1;
+            let waiting = Waiting { arrival: one.arrival, key, sequence, bytes: one.bytes() };
+            stream.is_spooled = stream.is_former;
+            if !matches!(self.state, State::Offline(_)) {
+                self.queue_of(key).push(waiting);
+            }
+        }
+    }
+
+    /// A stream of an earlier run that did not end in order: `end` is the block that ends it where
+    /// that run had come. What the spool and the relay do not have before it is lost.
+    pub fn handle_former_end(&mut self, announcement: Announcement, end: PackedBlock) {
+        let key = announcement.key;
+        if self.streams.contains_key(&key) {
+            return;
+        }
+        let announcement = Announcement { backlog: true, ..announcement };
+        self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true));
+        self.retain(end, Place::ToSpool);
+        if self.state == State::Streaming {
+            self.announce(key);
+        }
+    }
+
+    /// The spool was full, and has thrown away blocks that were not settled.
+    pub fn handle_evicted(&mut self, evicted: Evicted) {
+        let key = evicted.begin.key;
+        if !self.streams.contains_key(&key) {
+            if key.epoch == self.config.epoch {
+                return; // it is done
+            }
+            let announcement = self.spool.copies.get(&key).and_then(announcement_of).unwrap_or_default();
+            let announcement = Announcement { key, backlog: true, ..announcement };
+            self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true));
+            if self.state == State::Streaming {
+                self.announce(key);
+            }
+        }
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        stream.add_dropped(
+            evicted.begin,
+            evicted.end.next_sequence,
+            evicted.packets,
+            evicted.bytes,
+            Stage::SpoolEvicted,
+        );
+        if evicted.has_end {
+            stream.cut_at = Some(evicted.end);
+        }
+    }
+
+    /// Tells the relay of streams whose end was thrown away, once everything before has gone.
+    pub(super) fn tell_gone(&mut self) {
+        if self.state != State::Streaming {
+            return;
+        }
+        let is_over = |one: &&mut Stream| {
+            one.announced
+                && !one.awaits_ack
+                && !one.is_gone
+                && one.cut_at.is_some()
+                && one.retained.is_empty()
+        };
+        let mut gone = Vec::new();
+        for stream in self.streams.values_mut().filter(is_over) {
+            let Some(end) = stream.cut_at else { continue };
+            self.control.extend(stream.notices_before(end));
+            let reason = "its end was thrown away when the spool was full".to_owned();
+            self.control.push_back(Control::Gone { key: end.key, reason });
+            stream.is_gone = true;
+            gone.push(end.key);
+        }
+        gone.into_iter().for_each(|key| self.forget_if_done(key));
+    }
+}
+
+/// What a description block says of its stream, for the relay.
+fn announcement_of(block: &PackedBlock) -> Option<Announcement> {
+    let mut body = Vec::new();
+    block.unpack_into(&mut body).ok()?;
+    let description: Description = serde_json::from_slice(&body).ok()?;
+    Some(description.announcement(block.header().key))
+}

@@ -1,0 +1,261 @@
+//! One stream of the uplink: what is retained of it, where the relay is, what does not come.
+
+use std::collections::VecDeque;
+
+use crate::block::{Kind, PackedBlock};
+use crate::lanes::Lane;
+use crate::ledger::{Losses, Stage};
+use crate::message::{Announcement, Control, Cursor};
+
+/// Ranges of one stream that do not come, at most; beyond it neighbours are told as one.
+const DROPS_MAX: usize = 1024;
+
+/// Where a retained block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In memory only; it is sent from there.
+    Memory,
+    /// In memory, and to be written to the spool; it comes back from there.
+    ToSpool,
+    /// The same, and the spool was asked to write it.
+    Appending,
+    /// In the spool too, from where it was loaded as the one with this ticket.
+    Loaded(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Retained {
+    pub block: PackedBlock,
+    /// Order of arrival over all streams.
+    pub arrival: u64,
+    pub place: Place,
+    pub was_sent: bool,
+    /// Given to the present connection and not settled, from this lane.
+    pub in_flight: Option<Lane>,
+}
+
+impl Retained {
+    pub fn bytes(&self) -> usize {
+        self.block.bytes().len()
+    }
+
+    pub fn sequence(&self) -> u64 {
+        self.block.header().sequence
+    }
+}
+
+/// Blocks that do not come.
+#[derive(Clone, Copy, Debug)]
+struct Dropped {
+    begin: Cursor,
+    next_sequence: u64,
+    packets: u64,
+    bytes: u64,
+    stage: Stage,
+    /// Sent before a cut, and dropped before the relay said how far it had come.
+    is_doubtful: bool,
+}
+
+impl Dropped {
+    /// Counts what the relay has not received of it.
+    fn count(&self, received: Cursor, lost: &mut Losses) {
+        let packets = self.packets - received.packets.saturating_sub(self.begin.packets).min(self.packets);
+        let bytes = self.bytes - received.bytes.saturating_sub(self.begin.bytes).min(self.bytes);
+        lost.add(self.stage, packets, bytes);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub announcement: Announcement,
+    pub announced: bool,
+    pub lane: Lane,
+    /// It is of an earlier run: only what the spool has of it comes.
+    pub is_former: bool,
+    /// Every block of it goes through the spool from now on.
+    pub is_spooled: bool,
+    /// Nothing is sent until the relay has said how far it is.
+    pub awaits_ack: bool,
+    /// A successor was asked for.
+    pub is_succeeded: bool,
+    /// In sequence; may have gaps.
+    pub retained: VecDeque<Retained>,
+    /// Where the relay is once everything given to the connection has arrived.
+    pub told: Cursor,
+    /// One past the highest sequence ever sent.
+    pub sent: u64,
+    pub received: Cursor,
+    pub settled: u64,
+    pub lost: Losses,
+    drops: VecDeque<Dropped>,
+    /// Losses that only a gap tells of are counted up to this sequence.
+    counted_through: u64,
+    /// The last description that is not retained any more: a relay that starts anew needs it.
+    pub description: Option<PackedBlock>,
+    /// Sequence of the last block, once it is packed.
+    pub end_sequence: Option<u64>,
+    /// Its last block was lost: where it ends.
+    pub cut_at: Option<Cursor>,
+    /// The relay was told that nothing more comes.
+    pub is_gone: bool,
+}
+
+impl Stream {
+    pub fn new(announcement: Announcement, lane: Lane, is_former: bool) -> Self {
+        let told = Cursor { key: announcement.key, ..Cursor::default() };
+        Self {
+            announcement,
+            announced: false,
+            lane,
+            is_former,
+            is_spooled: is_former,
+            awaits_ack: is_former,
+            is_succeeded: false,
+            retained: VecDeque::new(),
+            told,
+            sent: 0,
+            received: told,
+            settled: 0,
+            lost: Losses::default(),
+            drops: VecDeque::new(),
+            counted_through: 0,
+            description: None,
+            end_sequence: None,
+            cut_at: None,
+            is_gone: false,
+        }
+    }
+
+    /// All of it has arrived wherever it must, or the relay knows that the rest does not come.
+    pub fn is_done(&self) -> bool {
+        self.is_gone || self.end_sequence.is_some_and(|end| self.settled > end)
+    }
+
+    pub fn find(&self, sequence: u64) -> Option<usize> {
+        self.retained.binary_search_by_key(&sequence, Retained::sequence).ok()
+    }
+
+    /// Retains a block, in sequence; `false` if it is retained already.
+    pub fn retain(&mut self, one: Retained) -> bool {
+        match self.retained.binary_search_by_key(&one.sequence(), Retained::sequence) {
+            Ok(_) => false,
+            Err(at) => {
+                self.retained.insert(at, one);
+                true
+            }
+        }
+    }
+
+    pub fn keep_description(&mut self, block: PackedBlock) {
+        let sequence = block.header().sequence;
+        let is_newer = self.description.as_ref().is_none_or(|known| known.header().sequence < sequence);
+        if block.header().kind == Kind::Description && is_newer {
+            self.description = Some(block);
+        }
+    }
+
+    /// Bytes retained that only memory has and that were not sent.
+    pub fn unsent_bytes(&self) -> usize {
+        let is_unsent = |one: &&Retained| one.sequence() >= self.told.next_sequence;
+        self.retained.iter().filter(is_unsent).map(Retained::bytes).sum()
+    }
+
+    /// Blocks of it are lost before they were sent, or perhaps after.
+    pub fn add_dropped(&mut self, begin: Cursor, next_sequence: u64, packets: u64, bytes: u64, stage: Stage) {
+        if packets == 0 || next_sequence <= self.received.next_sequence {
+            return; // reports: the next says it all; or the relay has it
+        }
+        let is_doubtful = self.awaits_ack && begin.next_sequence < self.sent.max(u64::from(self.is_former));
+        let one = Dropped { begin, next_sequence, packets, bytes, stage, is_doubtful };
+        if !is_doubtful {
+            one.count(self.received, &mut self.lost);
+        }
+        let fits = |last: &&mut Dropped| {
+            last.next_sequence == begin.next_sequence
+                && last.stage == stage
+                && last.is_doubtful == is_doubtful
+        };
+        if let Some(last) = self.drops.back_mut().filter(fits) {
+            last.next_sequence = next_sequence;
+            last.packets += packets;
+            last.bytes += bytes;
+            return;
+        }
+        self.drops.push_back(one);
+        if self.drops.len() > DROPS_MAX
+            && let (Some(first), Some(second)) = (self.drops.pop_front(), self.drops.front_mut())
+        {
+            // The stage of the larger part stands for both.
+            second.stage = if first.packets > second.packets { first.stage } else { second.stage };
+            second.begin = first.begin;
+            second.packets += first.packets;
+            second.bytes += first.bytes;
+        }
+    }
+
+    /// The relay has everything before `received`: what was doubtful is decided.
+    pub fn handle_received(&mut self, received: Cursor) {
+        self.received = received;
+        if received.next_sequence > self.told.next_sequence || self.awaits_ack {
+            self.told = received;
+        }
+        let lost = &mut self.lost;
+        self.drops.retain_mut(|one| {
+            if one.next_sequence <= received.next_sequence {
+                return false;
+            }
+            if std::mem::take(&mut one.is_doubtful) {
+                one.count(received, lost);
+            }
+            true
+        });
+    }
+
+    /// What to say before something that begins at `next` is sent, when there is a gap before it.
+    pub fn notices_before(&mut self, next: Cursor) -> Vec<Control> {
+        let told = self.told;
+        if next.next_sequence <= told.next_sequence {
+            return Vec::new();
+        }
+        let key = self.announcement.key;
+        let mut packets = next.packets.saturating_sub(told.packets);
+        let mut bytes = next.bytes.saturating_sub(told.bytes);
+        let mut notices = Vec::new();
+        for one in &self.drops {
+            if one.next_sequence <= told.next_sequence || one.begin.next_sequence >= next.next_sequence {
+                continue;
+            }
+            notices.push(Control::Skipped {
+                key,
+                first_sequence: one.begin.next_sequence.max(told.next_sequence),
+                next_sequence: one.next_sequence.min(next.next_sequence),
+                packets: one.packets,
+                bytes: one.bytes,
+                stage: one.stage,
+            });
+            packets = packets.saturating_sub(one.packets);
+            bytes = bytes.saturating_sub(one.bytes);
+        }
+        if self.is_spooled && packets > 0 {
+            // Packed by a run that ended before it could send or spool them; or the spool has lost
+            // them. A relay that starts anew has nothing, and all of it was settled by the former.
+            let stage = if self.is_former { Stage::SnifferRestarted } else { Stage::SpoolFailed };
+            if told.next_sequence > 0 && next.next_sequence > self.counted_through {
+                self.counted_through = next.next_sequence;
+                self.lost.add(stage, packets, bytes);
+            }
+            let (first_sequence, next_sequence) = (told.next_sequence, next.next_sequence);
+            notices.push(Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage });
+        }
+        self.told = next;
+        notices
+    }
+}
+
+/// Whether a block may go when memory is short. Descriptions and the end are small and few, and
+/// without them the rest cannot be read; reports go like packets, for the next says it all.
+pub(super) fn is_droppable(one: &Retained) -> bool {
+    let header = one.block.header();
+    let is_replaceable = !header.end && header.kind != Kind::Description;
+    is_replaceable && one.in_flight.is_none() && matches!(one.place, Place::Memory | Place::ToSpool)
+}

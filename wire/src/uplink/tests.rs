@@ -1,0 +1,172 @@
+//! Tests of the uplink as a state machine. The simulation in `tests/sim.rs` drives it by seed.
+
+use super::*;
+use crate::block::StreamKey;
+use crate::message::Cursor;
+use crate::pack::{Compression, Packer};
+use crate::pool::Pool;
+
+fn packer() -> Packer {
+    let key = StreamKey { epoch: Epoch(5), stream: 0 };
+    Packer::new(key, Pool::new(1 << 30), 64 << 10, Compression::None)
+}
+
+fn block(packer: &mut Packer, bytes: usize) -> PackedBlock {
+    packer.push(0, 1, bytes as u32, [&vec![1; bytes][..]], &[]).expect("room");
+    packer.seal().expect("a packet")
+}
+
+const KEY: StreamKey = StreamKey { epoch: Epoch(5), stream: 0 };
+
+fn config(memory_bytes: usize, has_spool: bool) -> UplinkConfig {
+    UplinkConfig {
+        name: "host".into(),
+        agent: "test".into(),
+        epoch: Epoch(5),
+        home: Epoch(5),
+        memory_bytes,
+        has_spool,
+        is_paced: false,
+    }
+}
+
+fn streaming(memory_bytes: usize) -> Uplink {
+    let mut uplink = Uplink::new(config(memory_bytes, false), 0);
+    uplink.handle_announcement(Announcement { key: KEY, ..Announcement::default() });
+    connect(&mut uplink);
+    uplink
+}
+
+fn connect(uplink: &mut Uplink) {
+    uplink.handle_connected(0, 0);
+    assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
+    let welcome =
+        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+    uplink.handle_control(welcome, 0).expect("in turn");
+    assert!(matches!(uplink.poll_control(), Some(Control::Stream(_))));
+}
+
+fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
+    let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: 0 };
+    uplink.handle_control(Control::Ack { streams: vec![StreamAck { received, settled }] }, 0)
+}
+
+fn sent(uplink: &mut Uplink) -> Vec<(u64, bool)> {
+    std::iter::from_fn(|| uplink.poll_data())
+        .filter_map(|transmit| match transmit {
+            Transmit::Data(envelope, bytes) => {
+                let block = PackedBlock::new(bytes).expect("ours");
+                Some((block.header().sequence, envelope.resend))
+            }
+            Transmit::Control(_) => None,
+        })
+        .collect()
+}
+
+#[test]
+fn blocks_are_kept_until_settled_and_resent_after_a_cut() {
+    let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+    for _ in 0..4 {
+        uplink.handle_block(block(&mut packer, 100));
+    }
+    assert_eq!(sent(&mut uplink), [(0, false), (1, false), (2, false), (3, false)]);
+    ack(&mut uplink, 2, 1).expect("plausible");
+    uplink.handle_disconnected(0);
+    uplink.handle_block(block(&mut packer, 100));
+    assert!(uplink.poll_data().is_none());
+    connect(&mut uplink);
+    assert!(uplink.poll_data().is_none(), "the relay says first how far it is");
+    ack(&mut uplink, 3, 1).expect("plausible");
+    assert_eq!(sent(&mut uplink), [(3, true), (4, false)]);
+    ack(&mut uplink, 5, 5).expect("plausible");
+    assert!(uplink.is_settled());
+    assert_eq!(uplink.totals().settled_packets, 5);
+    assert_eq!(uplink.totals().unsettled_sent_bytes, 0);
+}
+
+#[test]
+fn beyond_memory_the_received_go_first_then_the_oldest_and_counted() {
+    let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
+    for _ in 0..3 {
+        uplink.handle_block(block(&mut packer, 1000));
+    }
+    assert_eq!(sent(&mut uplink).len(), 3);
+    ack(&mut uplink, 1, 0).expect("plausible");
+    uplink.handle_block(block(&mut packer, 1000));
+    assert_eq!(uplink.lost(KEY), Losses::default(), "the relay has what was let go");
+    uplink.handle_disconnected(0);
+    uplink.handle_block(block(&mut packer, 1000));
+    uplink.handle_block(block(&mut packer, 1000));
+    connect(&mut uplink);
+    ack(&mut uplink, 1, 0).expect("plausible");
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 2);
+    assert_eq!(sent(&mut uplink), [(3, false), (4, false), (5, false)]);
+}
+
+#[test]
+fn what_the_relay_had_before_a_cut_is_not_counted_as_lost() {
+    let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
+    for _ in 0..3 {
+        uplink.handle_block(block(&mut packer, 1000));
+    }
+    assert_eq!(sent(&mut uplink).len(), 3);
+    uplink.handle_disconnected(0);
+    for _ in 0..2 {
+        uplink.handle_block(block(&mut packer, 1000));
+    }
+    assert_eq!(uplink.lost(KEY), Losses::default(), "nobody knows yet");
+    connect(&mut uplink);
+    ack(&mut uplink, 1, 1).expect("plausible");
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 1, "block 1; the relay had block 0");
+}
+
+#[test]
+fn reports_of_a_long_outage_stay_within_memory() {
+    let (mut packer, mut uplink) = (packer(), streaming(5_000));
+    uplink.handle_disconnected(0);
+    for _ in 0..500 {
+        let report = crate::ledger::Report::default();
+        uplink.handle_block(packer.seal_json(Kind::Report, &report, 0, false).expect("room"));
+    }
+    assert!(uplink.totals().retained_bytes <= 5_000);
+    assert_eq!(uplink.lost(KEY), Losses::default());
+}
+
+#[test]
+fn a_relay_that_starts_anew_is_given_the_last_description() {
+    let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+    let description = crate::description::Description::default();
+    uplink.handle_block(packer.seal_json(Kind::Description, &description, 0, false).expect("room"));
+    uplink.handle_block(block(&mut packer, 10));
+    assert_eq!(sent(&mut uplink).len(), 2);
+    ack(&mut uplink, 2, 2).expect("plausible");
+    uplink.handle_disconnected(0);
+    uplink.handle_block(block(&mut packer, 10));
+    connect(&mut uplink);
+    ack(&mut uplink, 0, 0).expect("plausible");
+    assert_eq!(sent(&mut uplink), [(0, true), (2, false)]);
+    ack(&mut uplink, 3, 3).expect("plausible");
+    assert!(uplink.is_settled());
+}
+
+#[test]
+fn a_mark_waits_until_the_relay_has_what_was_sent() {
+    let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+    uplink.handle_control(Control::Takers { viewers: 1, marks: true }, 0).expect("in turn");
+    uplink.handle_block(block(&mut packer, 10));
+    assert_eq!(sent(&mut uplink).len(), 1);
+    uplink.handle_mark(0, 7);
+    assert!(uplink.poll_control().is_none(), "it would overtake the block in the connection");
+    ack(&mut uplink, 1, 0).expect("plausible");
+    uplink.handle_mark(0, 7);
+    assert!(matches!(uplink.poll_control(), Some(Control::Mark { .. })));
+}
+
+#[test]
+fn an_impossible_acknowledgement_is_the_peers_fault() {
+    let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+    uplink.handle_block(block(&mut packer, 10));
+    assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { key: KEY, found: 1, sent: 0 }));
+    let welcome = Control::Welcome { protocol: 9, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+    assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
+}
