@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use bytes::Bytes;
 use mio::{Poll, Token, Waker};
 use wire::block::StreamKey;
-use wire::message::Control;
+use wire::message::{Control, Envelope};
 
 use crate::peer::Newcomer;
 
@@ -20,7 +20,7 @@ pub enum Note {
     /// A connection that has said hello is yours.
     Adopt(Box<Newcomer>),
     /// A block of a stream of mine.
-    Block(Bytes),
+    Block(Envelope, Bytes),
     /// About a stream of mine, or about who takes yours.
     Control(Control),
     /// Memory is short: viewers behind you that are far behind must make room.
@@ -75,7 +75,7 @@ impl Inboxes {
     /// Leaves a note. The worker is woken by [`Inboxes::wake`], once for many notes.
     pub fn send(&self, from: usize, to: usize, note: Note) {
         let Some(end) = self.ends.get(to) else { return };
-        if let Note::Block(bytes) = &note {
+        if let Note::Block(_, bytes) = &note {
             end.queued_bytes.fetch_add(bytes.len(), Ordering::AcqRel);
         }
         // A worker that has ended needs no notes.

@@ -308,7 +308,7 @@ impl Downlink {
 
     /// A data message of the relay.
     pub fn handle_data(&mut self, message: Bytes) -> Result<(), DownlinkError> {
-        Envelope::parse(&message)?;
+        let envelope = Envelope::parse(&message)?;
         let block = PackedBlock::new(message.slice(crate::message::ENVELOPE_BYTES..))?;
         let header = *block.header();
         let key = header.key;
@@ -316,11 +316,7 @@ impl Downlink {
         self.messages += 1;
         stream.moved_at = self.messages;
         let next = stream.next_sequence.unwrap_or(0);
-        // A description is replayed when a stream goes on after a gap; it may lie in the gap.
-        let lies_in =
-            |notice: &Notice| (notice.first_sequence..notice.next_sequence).contains(&header.sequence);
-        let is_in_gap = header.kind == Kind::Description && stream.notices.iter().any(lies_in);
-        let is_replay = header.sequence < next || is_in_gap;
+        let is_replay = header.sequence < next || envelope.replay;
         if is_replay && header.kind != Kind::Description {
             stream.duplicates += 1;
             return Ok(());

@@ -257,12 +257,14 @@ pub struct Envelope {
     pub resend: bool,
     /// The block belongs to a stream that ended at an outage and is drained beside the live ones.
     pub backlog: bool,
+    /// A description repeated for who needs it here; it is not in its place in the stream.
+    pub replay: bool,
 }
 
 impl Envelope {
     /// The bytes before the block.
     pub fn emit(self) -> [u8; ENVELOPE_BYTES] {
-        let flags = u8::from(self.resend) | u8::from(self.backlog) << 1;
+        let flags = u8::from(self.resend) | u8::from(self.backlog) << 1 | u8::from(self.replay) << 2;
         [ENVELOPE_TYPE, flags, 0, 0, 0, 0, 0, 0]
     }
 
@@ -274,7 +276,7 @@ impl Envelope {
         if head[0] != ENVELOPE_TYPE {
             return Err(MessageError::Envelope { found: head[0] });
         }
-        Ok(Self { resend: head[1] & 1 != 0, backlog: head[1] & 2 != 0 })
+        Ok(Self { resend: head[1] & 1 != 0, backlog: head[1] & 2 != 0, replay: head[1] & 4 != 0 })
     }
 }
 
@@ -303,8 +305,9 @@ mod tests {
 
     #[test]
     fn envelopes_survive() {
-        for (resend, backlog) in [(false, false), (true, false), (false, true), (true, true)] {
-            let envelope = Envelope { resend, backlog };
+        for bits in 0..8 {
+            let [resend, backlog, replay] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let envelope = Envelope { resend, backlog, replay };
             assert_eq!(Envelope::parse(&envelope.emit()).expect("parses"), envelope);
         }
         assert!(Envelope::parse(&[1; 7]).is_err());

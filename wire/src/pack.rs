@@ -9,6 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::block::{BODY_BYTES_MAX, BlockError, HEADER_BYTES, Header, Kind, PackedBlock, StreamKey};
+use crate::message::Cursor;
 use crate::pcapng::{EPB_BYTES_MIN, EPB_HEAD_BYTES, EPB_TYPE};
 use crate::pool::{Buffer, Pool};
 
@@ -92,6 +93,14 @@ impl Packer {
             packets_before: 0,
             bytes_before: 0,
         }
+    }
+
+    /// A packer that goes on at a place of a stream: to end one whose run is over.
+    pub fn at(place: Cursor, pool: Pool) -> Self {
+        let mut packer = Self::new(place.key, pool, 0, Compression::None);
+        packer.sequence = place.next_sequence;
+        (packer.packets_before, packer.bytes_before) = (place.packets, place.bytes);
+        packer
     }
 
     /// The stream being packed.

@@ -20,6 +20,8 @@ mod relay;
 mod rng;
 #[path = "sim/sniffer.rs"]
 mod sniffer;
+#[path = "sim/spool.rs"]
+mod spool;
 #[path = "sim/viewer.rs"]
 mod viewer;
 #[path = "sim/world.rs"]

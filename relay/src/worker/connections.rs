@@ -150,9 +150,11 @@ impl Worker {
         match received {
             Received::Open => Ok(()),
             Received::Data(message) => {
-                Envelope::parse(&message).map_err(|error| Fault::Peer(error.to_string()))?;
+                let envelope = Envelope::parse(&message).map_err(|error| Fault::Peer(error.to_string()))?;
                 let block = message.slice(ENVELOPE_BYTES..);
-                self.hub.handle_block(PeerId(id), block).map_err(|error| Fault::Peer(error.to_string()))
+                self.hub
+                    .handle_block(PeerId(id), envelope, block)
+                    .map_err(|error| Fault::Peer(error.to_string()))
             }
             Received::Control(json) => {
                 let control = Control::from_json(&json).map_err(|error| Fault::Peer(error.to_string()))?;

@@ -8,12 +8,12 @@ impl Worker {
             let peer = worker_peer(from);
             match note {
                 Note::Adopt(newcomer) => self.adopt(*newcomer, now),
-                Note::Block(bytes) => {
+                Note::Block(envelope, bytes) => {
                     // Blocks may wait at the other worker for room here.
                     self.wake[from] |= self.inboxes.queued_bytes(self.index) >= INBOX_BYTES_MAX / 2;
                     self.inboxes.taken(self.index, bytes.len());
                     // The other worker has checked it; a stream it gave up meanwhile is unknown.
-                    if let Err(error) = self.hub.handle_block(peer, bytes) {
+                    if let Err(error) = self.hub.handle_block(peer, envelope, bytes) {
                         debug!("worker {from}: {error}");
                     }
                 }
@@ -42,8 +42,8 @@ impl Worker {
         for other in (0..self.inboxes.len()).filter(|other| *other != self.index) {
             while self.worker_data[other] && self.inboxes.queued_bytes(other) < INBOX_BYTES_MAX {
                 match self.hub.poll_data(worker_peer(other)) {
-                    Some((_, block)) => {
-                        self.inboxes.send(self.index, other, Note::Block(block));
+                    Some((envelope, block)) => {
+                        self.inboxes.send(self.index, other, Note::Block(envelope, block));
                         self.wake[other] = true;
                     }
                     None => self.worker_data[other] = false,

@@ -4,7 +4,7 @@ use super::*;
 
 impl Hub {
     /// A packed block of a publisher. It is checked as far as its header goes, and shared.
-    pub fn handle_block(&mut self, peer: PeerId, bytes: Bytes) -> Result<(), HubError> {
+    pub fn handle_block(&mut self, peer: PeerId, envelope: Envelope, bytes: Bytes) -> Result<(), HubError> {
         let Some(publisher) = self.publishers.get_mut(&peer) else {
             return Err(HubError::NotPublisher { what: "a block" });
         };
@@ -18,6 +18,10 @@ impl Hub {
         let Some(stream) = self.streams.get_mut(&key).filter(is_its) else {
             return Err(HubError::UnknownStream { key });
         };
+        if envelope.replay {
+            self.handle_replay(&block);
+            return Ok(());
+        }
         if !publisher.is_worker {
             publisher.acks_due.insert(key);
             self.acks_due.insert(peer);
@@ -26,14 +30,8 @@ impl Hub {
         if header.sequence < next {
             self.totals.duplicates += 1;
             if header.kind == Kind::Description && !stream.is_started {
-                // Of a stream that begins later than this: whoever has joined cannot read it without.
-                stream.description = Some(block.bytes().clone());
-                for to in stream.subscribers.clone() {
-                    if let Some(viewer) = self.viewers.get_mut(&to) {
-                        viewer.push_replay(key, block.bytes().clone());
-                        self.outputs.push_back(Output::Data { to });
-                    }
-                }
+                // Of a stream that begins later than this, as another worker has said by now.
+                self.handle_replay(&block);
             }
             return Ok(());
         }
@@ -87,6 +85,23 @@ impl Hub {
         Ok(())
     }
 
+    /// A description out of its place: for a relay that starts anew, or from another worker after a
+    /// gap. Whoever has joined cannot read the rest without.
+    fn handle_replay(&mut self, block: &PackedBlock) {
+        let key = block.header().key;
+        let Some(stream) = self.streams.get_mut(&key) else { return };
+        if block.header().kind != Kind::Description {
+            return;
+        }
+        stream.description = Some(block.bytes().clone());
+        for to in stream.subscribers.clone() {
+            if let Some(viewer) = self.viewers.get_mut(&to) {
+                viewer.push_again(key, block.bytes().clone(), true);
+                self.outputs.push_back(Output::Data { to });
+            }
+        }
+    }
+
     /// Queues a block for a viewer; `false` if it is skipped for it.
     pub(super) fn push(&mut self, peer: PeerId, block: &PackedBlock) -> bool {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
@@ -116,7 +131,7 @@ impl Hub {
         let Some(gaps) = viewer.end_skip(key) else { return };
         if let Some(description) = self.streams.get(&key).and_then(|stream| stream.description.clone()) {
             let was_empty = viewer.is_empty();
-            viewer.push_replay(key, description);
+            viewer.push_again(key, description, true);
             if was_empty {
                 self.outputs.push_back(Output::Data { to: peer });
             }
@@ -136,7 +151,7 @@ impl Hub {
             let Some(end) = self.streams.get(&key).and_then(|stream| stream.end.clone()) else { continue };
             self.end_skip(peer, key, end.header().sequence);
             if let Some(viewer) = self.viewers.get_mut(&peer) {
-                viewer.push_replay(key, end.bytes().clone());
+                viewer.push_again(key, end.bytes().clone(), false);
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }
@@ -222,7 +237,7 @@ impl Hub {
         }
         self.totals.blocks_out += 1;
         self.totals.bytes_out += delivery.bytes.len() as u64;
-        Some((Envelope::default(), delivery.bytes))
+        Some((Envelope { replay: delivery.is_replay, ..Envelope::default() }, delivery.bytes))
     }
 
     /// Memory is short: what is kept for viewers that come back goes first, a quarter at a time;

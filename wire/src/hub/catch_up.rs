@@ -16,23 +16,31 @@ impl Hub {
         viewer.recent_at = viewer.recent_at.max(first_number);
         while let Some(entry) = self.recent.get(viewer.recent_at) {
             let key = entry.key;
-            let Some(place) = viewer.behind.get_mut(&key) else {
+            let Some(behind) = viewer.behind.get_mut(&key) else {
                 viewer.recent_at += 1;
                 continue;
             };
+            let place = &mut behind.place;
             match &entry.what {
                 What::Block(block) if block.header().sequence < place.next_sequence => viewer.recent_at += 1,
                 What::Block(block) if block.header().sequence > place.next_sequence => {
                     let begin = block.begin();
                     let gap = Gap::between(place, &begin);
-                    *place = begin;
+                    (*place, behind.misses_description) = (begin, true);
                     self.tell(peer, gap.control(key, Stage::ViewerAway));
                     return None;
+                }
+                What::Block(_) if std::mem::take(&mut behind.misses_description) => {
+                    // The table may have grown in what is missing.
+                    let description = self.streams.get(&key).and_then(|one| one.description.clone());
+                    if let Some(description) = description {
+                        return Some(viewer.deliver_recent(description, key, true));
+                    }
                 }
                 What::Block(block) => {
                     *place = block.end();
                     viewer.recent_at += 1;
-                    return Some(viewer.deliver_again(block.bytes().clone(), key));
+                    return Some(viewer.deliver_recent(block.bytes().clone(), key, false));
                 }
                 What::Notice(notice) => {
                     viewer.recent_at += 1;
@@ -53,22 +61,28 @@ impl Hub {
     /// go on with the next block.
     fn finish_catch_up(&mut self, peer: PeerId) {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
-        let mut places: Vec<Cursor> = viewer.behind.drain().map(|(_, place)| place).collect();
+        let mut places: Vec<Cursor> = viewer.behind.drain().map(|(_, behind)| behind.place).collect();
         places.sort_unstable_by_key(|place| place.key);
         for place in places {
             let Some(stream) = self.streams.get(&place.key) else { continue };
-            let now = stream.place();
+            let (now, stream_description) = (stream.place(), stream.description.clone());
             let end = stream.end.clone().filter(|end| end.header().sequence >= place.next_sequence);
             if now.next_sequence > place.next_sequence {
                 let until = end.as_ref().map_or(now, PackedBlock::begin);
                 if until.next_sequence > place.next_sequence {
                     self.tell(peer, Gap::between(&place, &until).control(place.key, Stage::ViewerAway));
+                    if let (Some(description), Some(viewer)) =
+                        (stream_description, self.viewers.get_mut(&peer))
+                    {
+                        viewer.push_again(place.key, description, true);
+                        self.outputs.push_back(Output::Data { to: peer });
+                    }
                 }
             }
             if let Some(end) = end
                 && let Some(viewer) = self.viewers.get_mut(&peer)
             {
-                viewer.push_replay(place.key, end.bytes().clone());
+                viewer.push_again(place.key, end.bytes().clone(), false);
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }

@@ -379,13 +379,18 @@ impl Hub {
         let (Some(viewer), Some(stream)) = (self.viewers.get(&peer), self.streams.get(&key)) else {
             return false;
         };
-        if stream.status.backlog && !viewer.is_worker() && !self.knows(viewer, &stream.status) {
+        let knows = !viewer.is_worker() && self.knows(viewer, &stream.status);
+        if stream.status.backlog && !viewer.is_worker() && !knows {
             return false;
         }
+        // A stream that began while a viewer was away is its from the beginning.
+        let came_back = !viewer.cursors.is_empty();
+        let is_new_to_it = came_back && (viewer.knows_epoch(key.epoch) || knows);
         let (Some(viewer), Some(stream)) = (self.viewers.get_mut(&peer), self.streams.get_mut(&key)) else {
             return false;
         };
-        let cursor = viewer.cursors.get(&key).copied();
+        let begin = Cursor { key, ..Cursor::default() };
+        let cursor = viewer.cursors.get(&key).copied().or(is_new_to_it.then_some(begin));
         // A worker takes what is ours, not what it or another worker gave us.
         let from_worker = stream
             .publisher
@@ -411,7 +416,7 @@ impl Hub {
         }
         let has_description = stream.description.is_some();
         if let Some(description) = &stream.description {
-            viewer.push_replay(key, description.clone());
+            viewer.push_again(key, description.clone(), true);
         }
         if let Some(publisher) = stream.publisher {
             self.taker_joined(publisher, peer);

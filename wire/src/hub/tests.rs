@@ -50,7 +50,7 @@ fn acked(hub: &mut Hub) -> (u64, u64) {
 #[test]
 fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     let out = outputs(&mut hub);
     assert!(
@@ -62,7 +62,7 @@ fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
         out.contains(&Output::Control { to: SNIFFER, control: Control::Takers { viewers: 1, marks: false } })
     );
     let second = block(&mut packer, 20);
-    hub.handle_block(SNIFFER, second.clone()).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), second.clone()).expect("well formed");
     let (_, bytes) = hub.poll_data(VIEWER).expect("one waits");
     assert_eq!(bytes.as_ptr(), second.as_ptr(), "the very same memory");
     assert!(hub.poll_data(VIEWER).is_none());
@@ -71,14 +71,14 @@ fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
 #[test]
 fn settled_waits_for_every_viewer_and_for_nobody_else() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert_eq!(acked(&mut hub), (1, 1), "with no viewer at once");
     for viewer in [VIEWER, OTHER] {
         hub.add_viewer(viewer, &Selection::default(), &[]).expect("globs");
     }
     outputs(&mut hub);
     for _ in 0..3 {
-        hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     }
     assert_eq!(acked(&mut hub), (4, 1));
     assert_eq!(sequences(&mut hub, VIEWER), [1, 2, 3]);
@@ -99,13 +99,13 @@ fn a_slow_viewer_skips_alone_and_is_told() {
     outputs(&mut hub);
     let mut other_has = Vec::new();
     for _ in 0..10 {
-        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
         other_has.extend(sequences(&mut hub, OTHER));
     }
     assert_eq!(other_has, (0..10).collect::<Vec<_>>());
     assert_eq!(sequences(&mut hub, VIEWER), [0, 1, 2]);
     outputs(&mut hub);
-    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     let key = StreamKey { epoch: EPOCH, stream: 0 };
     let notice = Control::Skipped {
         key,
@@ -128,13 +128,13 @@ fn memory_pressure_takes_the_longest_queue() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     for _ in 0..4 {
-        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     }
     assert!(hub.shed());
     assert!(!hub.shed(), "nothing is left to shed");
     assert_eq!(acked(&mut hub), (4, 4));
     outputs(&mut hub);
-    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     let told = outputs(&mut hub).into_iter().any(|output| {
         matches!(
             output,
@@ -161,12 +161,12 @@ fn resent_blocks_are_taken_once_and_gaps_are_told() {
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     let blocks: Vec<Bytes> = (0..5).map(|_| block(&mut packer, 10)).collect();
     for index in [0, 1, 0, 1] {
-        hub.handle_block(SNIFFER, blocks[index].clone()).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), blocks[index].clone()).expect("well formed");
     }
     let gap = Gap { first_sequence: 2, next_sequence: 4, packets: 2, bytes: 20 };
     hub.handle_skipped(SNIFFER, &gap.control(packer.key(), Stage::NoBuffer));
     hub.handle_skipped(OTHER, &gap.control(packer.key(), Stage::Corrupt)); // not its stream
-    hub.handle_block(SNIFFER, blocks[4].clone()).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), blocks[4].clone()).expect("well formed");
     assert_eq!(hub.totals().duplicates, 2);
     let told = outputs(&mut hub).into_iter().any(|output| {
         matches!(
@@ -190,15 +190,18 @@ fn resent_blocks_are_taken_once_and_gaps_are_told() {
 #[test]
 fn a_newer_connection_of_an_epoch_replaces_the_older() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
     assert!(outputs(&mut hub).iter().any(|output| matches!(output, Output::Close { peer: SNIFFER, .. })));
     let late = block(&mut packer, 10);
-    assert!(matches!(hub.handle_block(SNIFFER, late.clone()), Err(HubError::NotPublisher { .. })));
+    assert!(matches!(
+        hub.handle_block(SNIFFER, Envelope::default(), late.clone()),
+        Err(HubError::NotPublisher { .. })
+    ));
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     let Some((OTHER, Control::Ack { streams })) = hub.poll_ack() else { panic!("it is told how far we are") };
     assert_eq!((streams[0].received.next_sequence, streams[0].settled), (1, 1));
-    hub.handle_block(OTHER, late).expect("goes on");
+    hub.handle_block(OTHER, Envelope::default(), late).expect("goes on");
 }
 
 #[test]
@@ -208,15 +211,30 @@ fn lying_publishers_are_refused() {
     let good = block(&mut packer, 10);
     let mut damaged = good.to_vec();
     damaged[20] ^= 1;
-    assert!(matches!(hub.handle_block(SNIFFER, damaged.into()), Err(HubError::Block(_))));
-    assert!(matches!(hub.handle_block(SNIFFER, good.slice(..good.len() - 1)), Err(HubError::Block(_))));
-    assert!(matches!(hub.handle_block(VIEWER, good.clone()), Err(HubError::NotPublisher { .. })));
+    assert!(matches!(
+        hub.handle_block(SNIFFER, Envelope::default(), damaged.into()),
+        Err(HubError::Block(_))
+    ));
+    assert!(matches!(
+        hub.handle_block(SNIFFER, Envelope::default(), good.slice(..good.len() - 1)),
+        Err(HubError::Block(_))
+    ));
+    assert!(matches!(
+        hub.handle_block(VIEWER, Envelope::default(), good.clone()),
+        Err(HubError::NotPublisher { .. })
+    ));
     let key = StreamKey { epoch: EPOCH, stream: 9 };
     let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
-    assert_eq!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::UnknownStream { key }));
+    assert_eq!(
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut other, 10)),
+        Err(HubError::UnknownStream { key })
+    );
     let key = StreamKey { epoch: Epoch(1), stream: 0 };
     let mut other = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
-    assert_eq!(hub.handle_block(SNIFFER, block(&mut other, 10)), Err(HubError::UnknownStream { key }));
+    assert_eq!(
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut other, 10)),
+        Err(HubError::UnknownStream { key })
+    );
     for number in 1..STREAMS_PER_PUBLISHER_MAX as u32 {
         hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
     }
@@ -233,7 +251,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
         let key = StreamKey { epoch: EPOCH, stream: number };
         let mut packer = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
         let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
-        hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), end.bytes().clone()).expect("well formed");
         outputs(&mut hub);
         assert_eq!(sequences(&mut hub, VIEWER), [0]);
         hub.handle_progress(VIEWER, u64::from(number));
@@ -245,7 +263,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
 fn a_sniffer_that_stays_away_is_given_up() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     hub.remove_peer(SNIFFER, 1000);
     assert_eq!(hub.list()[0].state, "away");
@@ -262,7 +280,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
     // It comes back after all: refused, its packets would never arrive.
     hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
-    hub.handle_block(OTHER, block(&mut packer, 10)).expect("goes on");
+    hub.handle_block(OTHER, Envelope::default(), block(&mut packer, 10)).expect("goes on");
     let joins_again =
         |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
     assert!(outputs(&mut hub).iter().any(joins_again));
@@ -295,11 +313,11 @@ fn what_is_shed_while_skipping_is_told_too() {
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..6 {
-        hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     }
     assert!(hub.shed());
     assert!(notices(&mut hub).is_empty());
-    hub.handle_block(SNIFFER, block(&mut packer, 1000)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     assert_eq!(notices(&mut hub), [(3, 6, 3, Stage::ViewerQueue), (0, 3, 3, Stage::Budget)]);
 }
 
@@ -307,11 +325,11 @@ fn what_is_shed_while_skipping_is_told_too() {
 fn a_description_that_is_shed_comes_again() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
-    hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
     outputs(&mut hub);
     assert!(hub.shed(), "the replay waits");
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let out = outputs(&mut hub);
     assert!(out.contains(&Output::Data { to: VIEWER }), "the connection is woken: {out:?}");
     assert_eq!(sequences(&mut hub, VIEWER), [0, 1]);
@@ -321,9 +339,9 @@ fn a_description_that_is_shed_comes_again() {
 fn an_end_that_is_shed_comes_when_there_is_room() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
-    hub.handle_block(SNIFFER, end.bytes().clone()).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), end.bytes().clone()).expect("well formed");
     assert!(hub.shed());
     outputs(&mut hub);
     assert!(sequences(&mut hub, VIEWER).is_empty());
@@ -335,7 +353,7 @@ fn an_end_that_is_shed_comes_when_there_is_room() {
 fn blocks_wait_for_the_notices_before_them() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
     outputs(&mut hub);
     assert!(hub.poll_data(VIEWER).is_some());
@@ -350,8 +368,8 @@ fn a_stream_that_comes_in_the_middle_begins_there() {
     for _ in 0..3 {
         block(&mut packer, 10); // settled with a relay that is no more
     }
-    hub.handle_block(SNIFFER, description.bytes().clone()).expect("well formed");
-    hub.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let begins = |output: &Output| {
         matches!(output, Output::Control { to: VIEWER, control: Control::Join { next_sequence: 4, status } }
             if status.packets == 3)
@@ -367,7 +385,7 @@ fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
     far.add_worker(owner, 1 << 20);
     let key = packer.key();
     far.handle_join(owner, StreamStatus { key, ..StreamStatus::default() }, 0);
-    far.handle_block(owner, block(&mut packer, 10)).expect("well formed");
+    far.handle_block(owner, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     block(&mut packer, 10);
     let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
     far.handle_skipped(owner, &gap.control(key, Stage::WorkerQueue));
@@ -420,9 +438,9 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
         })
     );
     acked(&mut owner);
-    owner.handle_block(SNIFFER, block(&mut packer, 10)).expect("well formed");
+    owner.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let (_, bytes) = owner.poll_data(to_far).expect("for the worker");
-    far.handle_block(to_owner, bytes).expect("well formed");
+    far.handle_block(to_owner, Envelope::default(), bytes).expect("well formed");
     assert_eq!(acked(&mut owner), (1, 0));
     assert_eq!(sequences(&mut far, VIEWER), [0]);
     far.handle_progress(VIEWER, 1);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Gap;
 use super::selection::Matcher;
-use crate::block::{Header, Kind, PackedBlock, StreamKey};
+use crate::block::{Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::lanes::Lanes;
 use crate::ledger::Stage;
 use crate::message::{Cursor, Selection, StreamStatus};
@@ -22,6 +22,16 @@ pub(super) struct Delivery {
     gap: Gap,
     /// It comes out of the recent log.
     pub is_recent: bool,
+    /// A description out of its place.
+    pub is_replay: bool,
+}
+
+/// Where a viewer is in a stream that it reads out of the recent log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Behind {
+    pub place: Cursor,
+    /// What is missing before the place may have had a description in it.
+    pub misses_description: bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +54,7 @@ pub(super) struct Viewer {
     /// Where it was in the streams it had joined before.
     pub cursors: HashMap<StreamKey, Cursor>,
     /// Streams that it reads out of the recent log, and where it is in them.
-    pub behind: HashMap<StreamKey, Cursor>,
+    pub behind: HashMap<StreamKey, Behind>,
     /// Where it is in the recent log.
     pub recent_at: u64,
     /// What is live goes before what it missed.
@@ -114,7 +124,7 @@ impl Viewer {
     pub fn come_back(&mut self, cursor: Cursor, is_behind: bool, first_number: u64) {
         if is_behind {
             self.recent_at = first_number;
-            self.behind.insert(cursor.key, cursor);
+            self.behind.insert(cursor.key, Behind { place: cursor, misses_description: false });
             self.cursors.insert(cursor.key, Cursor { next_sequence: 0, ..cursor });
         }
     }
@@ -122,6 +132,11 @@ impl Viewer {
     /// Whether it wants all backlog, or has this stream or had it before.
     pub fn has_known(&self, key: StreamKey) -> bool {
         self.backlog || self.joined.contains(&key) || self.cursors.contains_key(&key)
+    }
+
+    /// Whether it had streams of this run before it came back.
+    pub fn knows_epoch(&self, epoch: Epoch) -> bool {
+        self.cursors.keys().any(|key| key.epoch == epoch)
     }
 
     /// Whether it had this block before it came back.
@@ -246,14 +261,15 @@ impl Viewer {
         let settles = Some((header.key, header.sequence));
         self.queued_bytes += block.bytes().len();
         let (bytes, key) = (block.bytes().clone(), header.key);
-        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent: false });
+        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent: false, is_replay: false });
     }
 
-    /// Queues a description again, which settles nothing.
-    pub fn push_replay(&mut self, key: StreamKey, bytes: Bytes) {
+    /// Queues a block again, which settles nothing: a description, wherever it stood in its stream, or
+    /// in its place the end of a stream.
+    pub fn push_again(&mut self, key: StreamKey, bytes: Bytes, is_replay: bool) {
         self.queued_bytes += bytes.len();
         let gap = Gap::default();
-        self.queue.push_back(Delivery { bytes, key, settles: None, gap, is_recent: false });
+        self.queue.push_back(Delivery { bytes, key, settles: None, gap, is_recent: false, is_replay });
     }
 
     pub fn pop(&mut self) -> Option<Delivery> {
@@ -264,9 +280,9 @@ impl Viewer {
     }
 
     /// A block out of the recent log, which settles nothing.
-    pub fn deliver_again(&mut self, bytes: Bytes, key: StreamKey) -> Delivery {
+    pub fn deliver_recent(&mut self, bytes: Bytes, key: StreamKey, is_replay: bool) -> Delivery {
         self.in_flight.push_back(None);
-        Delivery { bytes, key, settles: None, gap: Gap::default(), is_recent: true }
+        Delivery { bytes, key, settles: None, gap: Gap::default(), is_recent: true, is_replay }
     }
 
     /// So many messages have arrived: what they settle.

@@ -42,7 +42,7 @@ const SPOOL_DELAY_MS: u64 = 1_000;
 const BACKLOG_GRACE_MS: u64 = 15_000;
 /// A stream that has more than this to send when the line is back is succeeded.
 const SUCCESSION_BYTES: usize = 1 << 20;
-/// Least time between two successions for want of line.
+/// A stream is not succeeded before it is so old: else a line that is too slow made ever more of them.
 const SUCCESSION_MS: u64 = 1_000;
 
 /// How the relay broke the protocol.
@@ -179,6 +179,10 @@ pub struct Uplink {
     control: VecDeque<Control>,
     totals: UplinkTotals,
     spool: Spool,
+    /// To be told before the next block.
+    notices: VecDeque<Control>,
+    /// Descriptions for a relay that has started anew.
+    replays: VecDeque<Bytes>,
     /// What was lost of streams that are done and forgotten.
     lost_of_done: Losses,
     takers: (u32, bool),
@@ -192,7 +196,6 @@ pub struct Uplink {
     instance: Option<Epoch>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
-    last_succession_ms: Option<u64>,
 }
 
 impl Uplink {
@@ -211,6 +214,8 @@ impl Uplink {
             arrivals: 0,
             control: VecDeque::new(),
             totals: UplinkTotals::default(),
+            notices: VecDeque::new(),
+            replays: VecDeque::new(),
             lost_of_done: Losses::default(),
             takers: (0, false),
             former_viewers: 0,
@@ -220,7 +225,6 @@ impl Uplink {
             window_bytes: None,
             instance: None,
             successions: BTreeSet::new(),
-            last_succession_ms: None,
         }
     }
 
@@ -229,7 +233,8 @@ impl Uplink {
     pub fn handle_announcement(&mut self, announcement: Announcement) {
         let (key, predecessor) = (announcement.key, announcement.predecessor);
         let entry = self.streams.entry(key);
-        let stream = entry.or_insert_with(|| Stream::new(announcement.clone(), Lane::Live, false));
+        let stream =
+            entry.or_insert_with(|| Stream::new(announcement.clone(), Lane::Live, false, self.now_ms));
         stream.announcement = Announcement { backlog: stream.lane == Lane::Backlog, ..announcement };
         stream.announced = false;
         if let Some(predecessor) = predecessor {
@@ -312,11 +317,9 @@ impl Uplink {
     /// goes on in new streams: what people watch stays fresh.
     fn relieve_line(&mut self) {
         let is_over = self.live.bytes > (self.config.memory_bytes / 4).max(SUCCESSION_BYTES);
-        let is_early = self.last_succession_ms.is_some_and(|last| self.now_ms < last + SUCCESSION_MS);
-        if !is_over || is_early {
+        if !is_over {
             return;
         }
-        self.last_succession_ms = Some(self.now_ms);
         let waiting: BTreeSet<StreamKey> = self.live.entries.iter().map(|waiting| waiting.key).collect();
         waiting.into_iter().for_each(|key| self.ask_succession(key));
     }
@@ -334,7 +337,14 @@ impl Uplink {
     /// A stream of this run that is to end, and to be succeeded by one that names it as its
     /// predecessor.
     pub fn poll_succession(&mut self) -> Option<u32> {
-        self.successions.pop_first()
+        let epoch = self.config.epoch;
+        let is_due = |stream: &&u32| {
+            let known = self.streams.get(&StreamKey { epoch, stream: **stream });
+            known.is_none_or(|one| one.opened_ms + SUCCESSION_MS <= self.now_ms)
+        };
+        let stream = *self.successions.iter().find(is_due)?;
+        self.successions.remove(&stream);
+        Some(stream)
     }
 
     /// Gives up blocks in memory until at most `target_bytes` remain: first those the relay has
@@ -353,6 +363,10 @@ impl Uplink {
                 }
                 let Some(one) = stream.retained.remove(at) else { break };
                 forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
+                // Lost only if the relay is, before it is settled.
+                let (begin, header) = (one.block.begin(), one.block.header());
+                let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
+                stream.add_dropped(begin, header.sequence + 1, packets, bytes, Stage::RelayRestarted);
                 stream.keep_description(one.block);
             }
         }
@@ -409,6 +423,7 @@ impl Uplink {
         self.now_ms = now_ms;
         self.state = State::Offline(now_ms);
         self.control.clear();
+        (self.notices.clear(), self.replays.clear());
         (self.live.clear(), self.backlog.clear());
         self.former_viewers = self.former_viewers.max(self.takers.0);
         self.takers = (0, false);
@@ -478,27 +493,19 @@ impl Uplink {
         }
         let more = received.packets.saturating_sub(stream.received.packets);
         self.totals.received_packets += more;
-        stream.handle_received(received);
+        stream.handle_received(received, settled);
         stream.settled = settled;
+        // A relay that started anew: what it needs to read the rest was settled with the former.
+        let is_unknown = |one: &&PackedBlock| one.header().sequence >= received.next_sequence;
         if std::mem::take(&mut stream.awaits_ack)
-            && let Some(description) = stream.description.take_if(|one| {
-                // A relay that started anew: it was settled with the former.
-                one.header().sequence >= received.next_sequence
-            })
+            && let Some(description) = stream.description.as_ref().filter(is_unknown)
         {
-            let (sequence, bytes) = (description.header().sequence, description.bytes().len());
-            let place = Place::Memory;
-            let again = Retained { block: description, arrival: 0, place, was_sent: true, in_flight: None };
-            if stream.retain(again) {
-                self.totals.retained_bytes += bytes;
-                let queue = if stream.lane == Lane::Live { &mut self.live } else { &mut self.backlog };
-                queue.bytes += bytes;
-                queue.entries.push_front(Waiting { arrival: 0, key, sequence, bytes });
-            }
+            self.replays.push_back(description.bytes().clone());
         }
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
+            stream.settled_place = first.block.end();
             if let Place::Loaded(ticket) = first.place {
                 self.spool.handle_done(ticket, first.bytes());
             }
@@ -550,22 +557,30 @@ impl Uplink {
         if self.state != State::Streaming {
             return None;
         }
+        if let Some(notice) = self.notices.pop_front() {
+            return Some(Transmit::Control(notice));
+        }
+        if let Some(description) = self.replays.pop_front() {
+            let envelope = Envelope { resend: true, replay: true, ..Envelope::default() };
+            return Some(Transmit::Data(envelope, description));
+        }
         let live = self.first_ready(Lane::Live);
         let backlog = if self.backlog_may_go() { self.first_ready(Lane::Backlog) } else { None };
         let lane = self.lanes.choose(live.is_some(), backlog.is_some())?;
+        let both_are_ready = live.is_some() && backlog.is_some();
         let (key, at) = if lane == Lane::Live { live? } else { backlog? };
         let stream = self.streams.get_mut(&key)?;
         let begin = stream.retained.get(at)?.block.begin();
         if begin.next_sequence > stream.told.next_sequence {
-            let mut notices = stream.notices_before(begin).into_iter();
-            if let Some(first) = notices.next() {
-                self.control.extend(notices);
-                return Some(Transmit::Control(first));
+            self.notices.extend(stream.notices_before(begin));
+            if let Some(notice) = self.notices.pop_front() {
+                return Some(Transmit::Control(notice));
             }
         }
         let one = stream.retained.get_mut(at)?;
         let bytes = one.block.bytes().clone();
-        let envelope = Envelope { resend: one.was_sent, backlog: lane == Lane::Backlog };
+        let backlog = lane == Lane::Backlog;
+        let envelope = Envelope { resend: one.was_sent, backlog, replay: false };
         self.totals.sent_blocks += 1;
         self.totals.resent_blocks += u64::from(one.was_sent);
         self.totals.sent_packets += u64::from(one.block.header().packet_count);
@@ -581,8 +596,7 @@ impl Uplink {
                 self.backlog.pop();
             }
         }
-        let other_is_ready = live.is_some() && backlog.is_some();
-        self.lanes.sent(lane, bytes.len(), other_is_ready);
+        self.lanes.sent(lane, bytes.len(), both_are_ready);
         Some(Transmit::Data(envelope, bytes))
     }
 
@@ -643,7 +657,11 @@ impl Uplink {
         };
         let held = (self.state == State::Streaming && !self.backlog.entries.is_empty())
             .then_some(self.backlog_held_until);
-        let due = [offline, held, self.spool.poll_timeout()];
+        let epoch = self.config.epoch;
+        let of = |stream: &u32| self.streams.get(&StreamKey { epoch, stream: *stream });
+        let succession =
+            self.successions.iter().filter_map(of).map(|one| one.opened_ms + SUCCESSION_MS).min();
+        let due = [offline, held, succession, self.spool.poll_timeout()];
         due.into_iter().flatten().filter(|at| *at > self.now_ms).min()
     }
 
@@ -652,7 +670,8 @@ impl Uplink {
     pub fn handle_mark(&mut self, stream: u32, complete_through_ns: u64) {
         let epoch = self.config.epoch;
         let is_received = |one: &Stream| {
-            one.received.next_sequence == one.told.next_sequence && one.retained.iter().all(is_sent)
+            let is_told = one.received.next_sequence == one.told.next_sequence;
+            is_told && !one.is_spooled && one.retained.iter().all(is_sent)
         };
         let is_idle = self.state == State::Streaming
             && self.streams.get(&StreamKey { epoch, stream }).is_some_and(is_received);

@@ -263,7 +263,6 @@ impl Uplink {
             self.totals.spooled_packets += u64::from(one.block.header().packet_count);
             self.totals.spooled_bytes += bytes as u64;
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
-            stream.keep_description(one.block);
         }
     }
 
@@ -286,6 +285,10 @@ impl Uplink {
             if !self.streams.contains_key(&key) {
                 self.spool.copies.insert(key, block);
             } else if let Some(stream) = self.streams.get_mut(&key) {
+                // Where it stood first may have been thrown away.
+                if !stream.awaits_ack && block.header().sequence >= stream.told.next_sequence {
+                    self.replays.push_back(block.bytes().clone());
+                }
                 stream.keep_description(block);
             }
             while self.spool.copies.len() > COPIES_MAX {
@@ -304,7 +307,11 @@ impl Uplink {
             stream.end_sequence = Some(block.header().sequence);
         }
         let is_settled = block.header().sequence < stream.settled;
+        if is_settled && stream.settled_place.next_sequence <= block.header().sequence {
+            stream.settled_place = block.end();
+        }
         if is_settled || stream.find(block.header().sequence).is_some() {
+            stream.keep_description(block);
             self.spool.handle_done(ticket, bytes);
         } else {
             self.retain(block, Place::Loaded(ticket));
@@ -321,7 +328,7 @@ impl Uplink {
         let described = if block.header().kind == Kind::Description { Some(block) } else { copy.as_ref() };
         let announcement = described.and_then(announcement_of).unwrap_or_default();
         let announcement = Announcement { key, backlog: true, ..announcement };
-        let mut stream = Stream::new(announcement, Lane::Backlog, true);
+        let mut stream = Stream::new(announcement, Lane::Backlog, true, self.now_ms);
         if let Some(copy) = copy {
             stream.keep_description(copy);
         }
@@ -362,7 +369,7 @@ impl Uplink {
             return;
         }
         let announcement = Announcement { backlog: true, ..announcement };
-        self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true));
+        self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true, self.now_ms));
         self.retain(end, Place::ToSpool);
         if self.state == State::Streaming {
             self.announce(key);
@@ -378,7 +385,7 @@ impl Uplink {
             }
             let announcement = self.spool.copies.get(&key).and_then(announcement_of).unwrap_or_default();
             let announcement = Announcement { key, backlog: true, ..announcement };
-            self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true));
+            self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true, self.now_ms));
             if self.state == State::Streaming {
                 self.announce(key);
             }

@@ -52,16 +52,27 @@ struct Dropped {
     packets: u64,
     bytes: u64,
     stage: Stage,
-    /// Sent before a cut, and dropped before the relay said how far it had come.
-    is_doubtful: bool,
+    /// Packets and bytes of it that are counted as lost: what the relay did not have.
+    counted: (u64, u64),
 }
 
 impl Dropped {
-    /// Counts what the relay has not received of it.
-    fn count(&self, received: Cursor, lost: &mut Losses) {
-        let packets = self.packets - received.packets.saturating_sub(self.begin.packets).min(self.packets);
-        let bytes = self.bytes - received.bytes.saturating_sub(self.begin.bytes).min(self.bytes);
-        lost.add(self.stage, packets, bytes);
+    /// Counts what the relay has not received of it; more than before if the relay started anew.
+    fn count(&mut self, received: Cursor, lost: &mut Losses) {
+        let now = (self.packets_after(received), self.bytes_after(received));
+        let more = (now.0.saturating_sub(self.counted.0), now.1.saturating_sub(self.counted.1));
+        self.counted = (self.counted.0 + more.0, self.counted.1 + more.1);
+        lost.add(self.stage, more.0, more.1);
+    }
+
+    /// Packets of it behind a place.
+    fn packets_after(&self, place: Cursor) -> u64 {
+        self.packets - place.packets.saturating_sub(self.begin.packets).min(self.packets)
+    }
+
+    /// Bytes of it behind a place.
+    fn bytes_after(&self, place: Cursor) -> u64 {
+        self.bytes - place.bytes.saturating_sub(self.begin.bytes).min(self.bytes)
     }
 }
 
@@ -69,6 +80,8 @@ impl Dropped {
 pub(super) struct Stream {
     pub announcement: Announcement,
     pub announced: bool,
+    /// When it came here, on the caller's clock.
+    pub opened_ms: u64,
     pub lane: Lane,
     /// It is of an earlier run: only what the spool has of it comes.
     pub is_former: bool,
@@ -86,6 +99,8 @@ pub(super) struct Stream {
     pub sent: u64,
     pub received: Cursor,
     pub settled: u64,
+    /// Where the last block ends that was settled, with whatever relay.
+    pub settled_place: Cursor,
     pub lost: Losses,
     drops: VecDeque<Dropped>,
     /// Losses that only a gap tells of are counted up to this sequence.
@@ -101,11 +116,12 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub fn new(announcement: Announcement, lane: Lane, is_former: bool) -> Self {
+    pub fn new(announcement: Announcement, lane: Lane, is_former: bool, opened_ms: u64) -> Self {
         let told = Cursor { key: announcement.key, ..Cursor::default() };
         Self {
             announcement,
             announced: false,
+            opened_ms,
             lane,
             is_former,
             is_spooled: is_former,
@@ -116,6 +132,7 @@ impl Stream {
             sent: 0,
             received: told,
             settled: 0,
+            settled_place: told,
             lost: Losses::default(),
             drops: VecDeque::new(),
             counted_through: 0,
@@ -162,23 +179,21 @@ impl Stream {
 
     /// Blocks of it are lost before they were sent, or perhaps after.
     pub fn add_dropped(&mut self, begin: Cursor, next_sequence: u64, packets: u64, bytes: u64, stage: Stage) {
-        if packets == 0 || next_sequence <= self.received.next_sequence {
-            return; // reports: the next says it all; or the relay has it
+        if packets == 0 {
+            return; // reports: the next says it all
         }
+        let mut one = Dropped { begin, next_sequence, packets, bytes, stage, counted: (0, 0) };
+        // What was sent before a cut the relay may have: its acknowledgement tells.
         let is_doubtful = self.awaits_ack && begin.next_sequence < self.sent.max(u64::from(self.is_former));
-        let one = Dropped { begin, next_sequence, packets, bytes, stage, is_doubtful };
         if !is_doubtful {
             one.count(self.received, &mut self.lost);
         }
-        let fits = |last: &&mut Dropped| {
-            last.next_sequence == begin.next_sequence
-                && last.stage == stage
-                && last.is_doubtful == is_doubtful
-        };
+        let fits = |last: &&mut Dropped| last.next_sequence == begin.next_sequence && last.stage == stage;
         if let Some(last) = self.drops.back_mut().filter(fits) {
             last.next_sequence = next_sequence;
             last.packets += packets;
             last.bytes += bytes;
+            last.counted = (last.counted.0 + one.counted.0, last.counted.1 + one.counted.1);
             return;
         }
         self.drops.push_back(one);
@@ -190,21 +205,22 @@ impl Stream {
             second.begin = first.begin;
             second.packets += first.packets;
             second.bytes += first.bytes;
+            second.counted = (second.counted.0 + first.counted.0, second.counted.1 + first.counted.1);
         }
     }
 
     /// The relay has everything before `received`: what was doubtful is decided.
-    pub fn handle_received(&mut self, received: Cursor) {
+    pub fn handle_received(&mut self, received: Cursor, settled: u64) {
         self.received = received;
         if received.next_sequence > self.told.next_sequence || self.awaits_ack {
             self.told = received;
         }
-        let lost = &mut self.lost;
+        let (lost, awaited) = (&mut self.lost, self.awaits_ack);
         self.drops.retain_mut(|one| {
-            if one.next_sequence <= received.next_sequence {
-                return false;
+            if one.next_sequence <= settled {
+                return false; // whatever relay comes, nobody asks for it again
             }
-            if std::mem::take(&mut one.is_doubtful) {
+            if awaited {
                 one.count(received, lost);
             }
             true
@@ -229,18 +245,22 @@ impl Stream {
                 key,
                 first_sequence: one.begin.next_sequence.max(told.next_sequence),
                 next_sequence: one.next_sequence.min(next.next_sequence),
-                packets: one.packets,
-                bytes: one.bytes,
+                packets: one.packets_after(told),
+                bytes: one.bytes_after(told),
                 stage: one.stage,
             });
-            packets = packets.saturating_sub(one.packets);
-            bytes = bytes.saturating_sub(one.bytes);
+            packets = packets.saturating_sub(one.packets_after(told));
+            bytes = bytes.saturating_sub(one.bytes_after(told));
         }
-        if self.is_spooled && packets > 0 {
+        let known =
+            if told.next_sequence > self.settled_place.next_sequence { told } else { self.settled_place };
+        let unknown = next.packets.saturating_sub(known.packets);
+        packets = packets.min(unknown);
+        if packets > 0 && (self.is_former || self.is_spooled) {
             // Packed by a run that ended before it could send or spool them; or the spool has lost
             // them. A relay that starts anew has nothing, and all of it was settled by the former.
             let stage = if self.is_former { Stage::SnifferRestarted } else { Stage::SpoolFailed };
-            if told.next_sequence > 0 && next.next_sequence > self.counted_through {
+            if known.next_sequence > 0 && next.next_sequence > self.counted_through {
                 self.counted_through = next.next_sequence;
                 self.lost.add(stage, packets, bytes);
             }

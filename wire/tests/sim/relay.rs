@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use wire::block::{Epoch, StreamKey};
 use wire::hub::{Hub, HubConfig, Output, PeerId};
-use wire::message::{Control, PROTOCOL, Role};
+use wire::message::{Control, Envelope, PROTOCOL, Role};
 
 use crate::link::{Connection, End, Message};
 use crate::plan::Plan;
@@ -22,7 +22,7 @@ const CLOCK_START: u64 = 1_000;
 type Connections = BTreeMap<u64, Connection>;
 
 enum Note {
-    Block(Bytes),
+    Block(Envelope, Bytes),
     Control(Control),
     Settled(StreamKey, u64),
 }
@@ -57,7 +57,10 @@ fn worker_peer(index: usize) -> PeerId {
 impl Relay {
     pub fn new(plan: &Plan, rng: &mut Rng) -> Self {
         let worker = |index: usize| {
-            let mut hub = Hub::new(HubConfig { viewer_queue_bytes: plan.viewer_queue_bytes });
+            let mut hub = Hub::new(HubConfig {
+                viewer_queue_bytes: plan.viewer_queue_bytes,
+                recent_bytes: plan.recent_bytes,
+            });
             for other in (0..plan.workers).filter(|other| *other != index) {
                 hub.add_worker(worker_peer(other), plan.worker_queue_bytes);
             }
@@ -111,13 +114,13 @@ impl Relay {
                 connection.relay = End::Closed;
                 return Ok(());
             }
-            let Message::Control(Control::Hello { role, name, epoch, .. }) = message else {
+            let Message::Control(Control::Hello { role, name, epoch, home, .. }) = message else {
                 return Err(format!("the first message is {message:?}"));
             };
             let workers = self.workers.len() as u64;
             self.next_viewer_worker += 1;
             let index = match role {
-                Role::Publish => (epoch.0 % workers) as usize,
+                Role::Publish => (home.0 % workers) as usize,
                 Role::Subscribe => self.next_viewer_worker % workers as usize,
             };
             connection.worker = Some(index);
@@ -130,7 +133,7 @@ impl Relay {
             worker.ready.insert(connection.id);
             if role == Role::Publish {
                 worker.peers.insert(connection.id, Some(Served::Publisher(epoch)));
-                worker.hub.add_publisher(peer, name, epoch, "sim".to_owned());
+                worker.hub.add_publisher(peer, name, epoch, home, "sim".to_owned());
             }
             return Ok(());
         };
@@ -138,8 +141,8 @@ impl Relay {
         let role = worker.peers.get(&connection.id).copied().flatten();
         match (role, message) {
             (_, Message::Close) => self.forget(connection, now),
-            (Some(Served::Publisher(_)), Message::Data(_, block)) => {
-                worker.hub.handle_block(peer, block).map_err(|error| error.to_string())?;
+            (Some(Served::Publisher(_)), Message::Data(envelope, block)) => {
+                worker.hub.handle_block(peer, envelope, block).map_err(|error| error.to_string())?;
             }
             (Some(Served::Publisher(_)), Message::Control(Control::Stream(announcement))) => {
                 let handled = worker.hub.handle_stream(peer, announcement);
@@ -149,9 +152,21 @@ impl Relay {
                 Some(Served::Publisher(epoch)),
                 Message::Control(Control::Mark { stream, complete_through_ns, .. }),
             ) => worker.hub.handle_mark(peer, epoch, stream, complete_through_ns),
-            (None, Message::Control(Control::Subscribe { selection, .. })) => {
+            (None, Message::Control(Control::Subscribe { selection, cursors })) => {
                 worker.peers.insert(connection.id, Some(Served::Viewer));
-                worker.hub.add_viewer(peer, &selection).map_err(|error| error.to_string())?;
+                worker.hub.add_viewer(peer, &selection, &cursors).map_err(|error| error.to_string())?;
+            }
+            (Some(Served::Viewer), Message::Control(Control::Progress { messages })) => {
+                worker.hub.handle_progress(peer, messages);
+            }
+            (Some(Served::Publisher(_)), Message::Control(control @ Control::Skipped { .. })) => {
+                worker.hub.handle_skipped(peer, &control);
+            }
+            (Some(Served::Publisher(_)), Message::Control(Control::Gone { key, reason })) => {
+                worker.hub.handle_gone(peer, key, &reason);
+            }
+            (Some(Served::Publisher(_)), Message::Control(Control::Paced { wants })) => {
+                worker.hub.handle_paced(peer, wants);
             }
             (_, Message::Control(Control::Pong { .. })) => {}
             (_, other) => return Err(format!("the relay did not expect {other:?}")),
@@ -291,9 +306,9 @@ impl Relay {
             let Some((from, note)) = worker.inbox.pop_front() else { break };
             let peer = worker_peer(from);
             match note {
-                Note::Block(bytes) => worker
+                Note::Block(envelope, bytes) => worker
                     .hub
-                    .handle_block(peer, bytes)
+                    .handle_block(peer, envelope, bytes)
                     .map_err(|error| format!("worker {index}, a block of worker {from}: {error}"))?,
                 Note::Control(Control::Join { status, next_sequence }) => {
                     worker.hub.handle_join(peer, status, next_sequence);
@@ -305,7 +320,7 @@ impl Relay {
                 Note::Control(Control::Takers { viewers, marks }) => {
                     worker.hub.handle_worker_takers(peer, viewers, marks);
                 }
-                Note::Control(control) => worker.hub.handle_skipped(&control),
+                Note::Control(control) => worker.hub.handle_skipped(peer, &control),
                 Note::Settled(key, through) => worker.hub.handle_worker_settled(peer, key, through),
             }
         }
@@ -316,12 +331,12 @@ impl Relay {
         for other in (0..self.workers.len()).filter(|other| *other != index) {
             while self.workers[index].worker_data[other] {
                 let waiting = self.workers[other].inbox.iter();
-                if waiting.filter(|(_, note)| matches!(note, Note::Block(_))).count() >= INBOX_BLOCKS_MAX {
+                if waiting.filter(|(_, note)| matches!(note, Note::Block(..))).count() >= INBOX_BLOCKS_MAX {
                     break;
                 }
                 match self.workers[index].hub.poll_data(worker_peer(other)) {
-                    Some((_, block)) => {
-                        self.workers[other].inbox.push_back((index, Note::Block(block)));
+                    Some((envelope, block)) => {
+                        self.workers[other].inbox.push_back((index, Note::Block(envelope, block)));
                     }
                     None => self.workers[index].worker_data[other] = false,
                 }

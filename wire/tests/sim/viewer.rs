@@ -47,6 +47,9 @@ pub struct Viewer {
     /// Its line was cut, or the relay restarted: blocks handed to TCP may be lost unexplained.
     pub was_cut: bool,
     subscribed_at: Option<u64>,
+    /// Data messages that came on this connection, and what the relay was told of that.
+    pub arrived: u64,
+    pub told: u64,
     seen: BTreeMap<StreamKey, Seen>,
 }
 
@@ -71,7 +74,7 @@ impl Viewer {
             sniffers: globs(sniffers),
             interfaces: globs(interfaces),
             marks: rng.one_in(2),
-            backlog: false,
+            backlog: rng.one_in(2),
         };
         let connects_at = if rng.one_in(2) { 0 } else { rng.range(0, plan.ticks) };
         let leaves = plan.leaving && rng.one_in(2);
@@ -87,12 +90,15 @@ impl Viewer {
             has_left: false,
             was_cut: false,
             subscribed_at: None,
+            arrived: 0,
+            told: 0,
             seen: BTreeMap::new(),
         }
     }
 
     pub fn handle_connected(&mut self, id: u64, now: u64) {
         self.connection = Some(id);
+        (self.arrived, self.told) = (0, 0);
         self.downlink.handle_connected(now);
         for seen in self.seen.values_mut() {
             seen.is_new = false;
@@ -125,6 +131,9 @@ impl Viewer {
             }
             Control::Subscribed { .. } => self.subscribed_at = Some(self.subscribed_at.unwrap_or(now)),
             _ => {}
+        }
+        if std::env::var_os("DBG").is_some() {
+            eprintln!("t{now} v{} {control:?}", self.index);
         }
         self.downlink.handle_control(control, now).map_err(|error| self.fail(&error))?;
         self.handle_events()
@@ -166,6 +175,12 @@ impl Viewer {
 
     fn handle_packets(&mut self, block: &PackedBlock) -> Result<(), String> {
         let header = *block.header();
+        if std::env::var_os("DBG").is_some() {
+            eprintln!(
+                "   v{} block {} seq {} before {} count {}",
+                self.index, header.key, header.sequence, header.packets_before, header.packet_count
+            );
+        }
         let key = header.key;
         let description = self.downlink.streams().get(&key).and_then(|stream| stream.description.as_ref());
         let Some(interfaces) = description.map(|one| one.interfaces.len() as u32) else {
@@ -205,17 +220,25 @@ impl Viewer {
 
     /// Whether nothing excuses this viewer from having seen everything it joined.
     pub fn must_be_complete(&self) -> bool {
-        !self.has_left && !self.was_cut
+        !self.has_left
     }
 
     /// Checks one stream at the end.
-    pub fn check(&self, key: StreamKey, name: &str, truth: &Truth, plan: &Plan) -> Result<(), String> {
+    pub fn check(
+        &self,
+        key: StreamKey,
+        name: &str,
+        truth: &Truth,
+        plan: &Plan,
+        sniffer_lost: u64,
+    ) -> Result<(), String> {
         let wanted = matches(&self.selection.sniffers, name)
             && (self.selection.interfaces.is_empty()
                 || truth.interfaces.iter().any(|interface| matches(&self.selection.interfaces, interface)));
         let (Some(seen), Some(stream)) = (self.seen.get(&key), self.downlink.streams().get(&key)) else {
             let was_there = self.subscribed_at.is_some_and(|at| at < truth.ended_at);
-            if wanted && was_there && truth.opened && self.must_be_complete() {
+            let is_owed = self.selection.backlog || !truth.is_backlog;
+            if wanted && was_there && is_owed && truth.opened && self.must_be_complete() {
                 return Err(self.fail(&format!("never joined {key}")));
             }
             return Ok(());
@@ -237,13 +260,17 @@ impl Viewer {
         if received != seen.packets || accounted < low || accounted > high {
             return Err(self.fail(&format!("does not add up: {text}")));
         }
-        if self.must_be_complete() && (!seen.ended || accounted != high) {
+        let is_over = seen.ended || (seen.gone && plan.small_spool);
+        if self.must_be_complete() && (!is_over || accounted != high) {
             return Err(self.fail(&format!("not complete (ended: {}): {text}", seen.ended)));
         }
         for (stage, loss) in &stream.missing.0 {
             let is_possible = match stage {
-                Stage::Unexplained => self.was_cut,
                 Stage::NoBuffer => plan.small_memory,
+                Stage::SpoolEvicted => plan.small_spool,
+                Stage::SpoolFailed => plan.spool_fails,
+                Stage::SnifferRestarted => plan.sniffer_kills,
+                Stage::ViewerAway => self.was_cut && plan.small_recent || plan.shedding || plan.restarts,
                 Stage::ViewerQueue => plan.small_viewer_queue,
                 Stage::WorkerQueue => plan.small_worker_queue && plan.workers > 1,
                 Stage::Budget => plan.shedding,
@@ -255,8 +282,8 @@ impl Viewer {
             }
         }
         let no_buffer = stream.missing.packets_at(Stage::NoBuffer);
-        if no_buffer > truth.lost && !plan.restarts {
-            return Err(self.fail(&format!("{} lost at the sniffer: {text}", truth.lost)));
+        if no_buffer > sniffer_lost && !plan.restarts && !plan.sniffer_kills {
+            return Err(self.fail(&format!("{sniffer_lost} lost at the sniffer: {text}")));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use wire::message::Control;
+use wire::uplink::Transmit;
 
 use crate::link::{Client, Connection, End, Message};
 use crate::plan::Plan;
@@ -62,12 +63,16 @@ impl World {
         self.is_draining = true;
         // A viewer that does not read holds up neither the sniffers nor the others.
         self.drain()?;
-        for sniffer in &self.sniffers {
+        // What waits in a spool is sent as far as viewers take it.
+        let has_backlog = |one: &Sniffer| one.uplink.totals().successions > 0;
+        let is_held = (self.plan.spool || self.sniffers.iter().any(has_backlog))
+            && self.viewers.iter().any(|viewer| viewer.is_stalled);
+        for sniffer in self.sniffers.iter().filter(|_| !is_held) {
             if let Some(what) = sniffer.behind() {
                 return Err(format!("at rest, but {what}"));
             }
         }
-        self.check(|viewer| !viewer.is_stalled)?;
+        self.check(|viewer| !viewer.is_stalled && !is_held)?;
         for viewer in &mut self.viewers {
             viewer.is_stalled = false;
         }
@@ -105,11 +110,13 @@ impl World {
             Client::Viewer(index) => self.viewers[index].is_stalled,
             Client::Sniffer(_) => false,
         };
+        let rests = self.sniffers.iter().all(|one| one.uplink.poll_timeout().is_none());
         let at_rest =
             |one: &Connection| !one.is_cut() && one.up.is_idle() && (one.down.is_idle() || stalled(one));
-        self.connections.values().all(at_rest)
+        rests
+            && self.connections.values().all(at_rest)
             && self.relay.is_idle()
-            && self.sniffers.iter().all(|one| one.uplink.is_streaming())
+            && self.sniffers.iter().all(|one| one.uplink.is_streaming() && one.is_idle())
             && self.viewers.iter().all(|one| one.has_left || one.connection.is_some())
     }
 
@@ -142,6 +149,16 @@ impl World {
         if plan.shedding && rng.one_in(12) {
             self.relay.shed(rng);
         }
+        for index in 0..self.sniffers.len() {
+            if plan.sniffer_kills && rng.one_in(120) {
+                for connection in self.connections.values_mut().filter(|one| one.of == Client::Sniffer(index))
+                {
+                    connection.client = End::Closed;
+                    connection.cut(now, rng);
+                }
+                self.sniffers[index].kill(now, plan, rng);
+            }
+        }
         if plan.restarts && rng.one_in(100) {
             for connection in self.connections.values_mut() {
                 connection.cut(now, rng);
@@ -160,6 +177,7 @@ impl World {
         let now = self.now;
         self.connect();
         for index in 0..self.sniffers.len() {
+            self.sniffers[index].turn(now, &self.plan, &mut self.rng)?;
             self.serve_sniffer(index)?;
         }
         for index in 0..self.relay.workers() {
@@ -230,9 +248,12 @@ impl World {
             }
             let mut fed = !connection.up.wants_data();
             while connection.up.wants_data()
-                && let Some((envelope, block)) = sniffer.uplink.poll_data()
+                && let Some(transmit) = sniffer.uplink.poll_data()
             {
-                connection.up.queue_data(envelope, block);
+                match transmit {
+                    Transmit::Control(control) => connection.up.queue_control(control),
+                    Transmit::Data(envelope, block) => connection.up.queue_data(envelope, block),
+                }
                 fed = true;
             }
             connection.up.drive(self.now, &mut self.rng);
@@ -267,7 +288,10 @@ impl World {
                 Some(Message::Control(control)) => {
                     viewer.handle_control(same(&self.plan, control)?, self.now)?;
                 }
-                Some(Message::Data(envelope, block)) => viewer.handle_data(envelope, &block)?,
+                Some(Message::Data(envelope, block)) => {
+                    viewer.handle_data(envelope, &block)?;
+                    viewer.arrived += 1;
+                }
                 Some(Message::Close) => return Err(format!("viewer {index}: the relay closed")),
                 None => break,
             }
@@ -281,6 +305,10 @@ impl World {
         }
         while let Some(control) = viewer.downlink.poll_control() {
             connection.up.queue_control(control);
+        }
+        if viewer.arrived > viewer.told && (self.is_draining || self.rng.one_in(3)) {
+            viewer.told = viewer.arrived;
+            connection.up.queue_control(Control::Progress { messages: viewer.arrived });
         }
         connection.up.drive(self.now, &mut self.rng);
         Ok(())
@@ -322,7 +350,7 @@ impl World {
         for viewer in self.viewers.iter().filter(|viewer| of(viewer)) {
             for sniffer in &self.sniffers {
                 for (key, truth) in sniffer.truths() {
-                    viewer.check(key, &sniffer.name, &truth, &self.plan)?;
+                    viewer.check(key, &sniffer.name, &truth, &self.plan, sniffer.lost())?;
                 }
             }
         }
@@ -333,7 +361,7 @@ impl World {
     /// replayed at a join aside.
     fn check_retained(&self) -> Result<(), String> {
         let plan = &self.plan;
-        let may_be_gone = plan.small_memory || plan.restarts || plan.shedding;
+        let may_be_gone = plan.small_memory || plan.restarts || plan.shedding || plan.spool;
         if may_be_gone || plan.small_viewer_queue || plan.small_worker_queue {
             return Ok(());
         }
@@ -348,11 +376,11 @@ impl World {
 
     /// What the sniffers made is what the relay took and what they say was lost.
     fn check_relay(&self) -> Result<(), String> {
-        if self.plan.restarts || self.relay.workers() > 1 {
+        if self.plan.restarts || self.plan.sniffer_kills || self.relay.workers() > 1 {
             return Ok(());
         }
-        let of_all = self.sniffers.iter().flat_map(Sniffer::truths);
-        let (made, lost) = of_all.fold((0, 0), |sum, (_, truth)| (sum.0 + truth.packets, sum.1 + truth.lost));
+        let made: u64 = self.sniffers.iter().flat_map(Sniffer::truths).map(|(_, truth)| truth.packets).sum();
+        let lost: u64 = self.sniffers.iter().map(Sniffer::lost).sum();
         let taken = self.relay.packets_in();
         if made != taken + lost {
             return Err(format!("made {made} packets, the relay took {taken}, the sniffers lost {lost}"));
