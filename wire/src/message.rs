@@ -193,7 +193,10 @@ pub enum Control {
         bytes: u64,
         stage: Stage,
     },
-    /// Publisher, relay: nothing more of this stream comes, although it has not ended in order.
+    /// Publisher: the stream ends at this place, although the block that ends it does not come. The
+    /// relay acknowledges the place as received.
+    End { place: Cursor, reason: String },
+    /// Relay: nothing more of this stream comes, although it has not ended in order.
     Gone { key: StreamKey, reason: String },
     /// Viewer: send the list.
     List,

@@ -192,8 +192,8 @@ impl Worker {
                 self.hub.handle_skipped(PeerId(id), &control);
                 Ok(())
             }
-            (Role::Publisher(..), Control::Gone { key, reason }) => {
-                self.hub.handle_gone(PeerId(id), key, &reason);
+            (Role::Publisher(..), Control::End { place, reason }) => {
+                self.hub.handle_end(PeerId(id), place, &reason);
                 Ok(())
             }
             (_, Control::Error { reason }) => Err(Fault::Left(reason)),

@@ -187,11 +187,20 @@ impl Hub {
         }
     }
 
-    /// The publisher of a stream says that nothing more of it comes.
-    pub fn handle_gone(&mut self, peer: PeerId, key: StreamKey, reason: &str) {
-        if self.streams.get(&key).is_some_and(|stream| stream.publisher == Some(peer)) {
-            self.give_up(key, reason);
+    /// The publisher of a stream says where it ends, although its last block does not come.
+    pub fn handle_end(&mut self, peer: PeerId, place: Cursor, reason: &str) {
+        let key = place.key;
+        let Some(stream) = self.streams.get_mut(&key).filter(|one| one.publisher == Some(peer)) else {
+            return;
+        };
+        if stream.next_sequence.unwrap_or(0) < place.next_sequence {
+            stream.next_sequence = Some(place.next_sequence);
+            stream.status.packets = stream.status.packets.max(place.packets);
+            stream.status.bytes = stream.status.bytes.max(place.bytes);
         }
+        self.owe_ack(peer, key);
+        self.settle(key);
+        self.give_up(key, reason);
     }
 
     /// A time mark of a publisher's idle stream, passed on to those who asked for marks.

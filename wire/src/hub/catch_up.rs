@@ -2,6 +2,7 @@
 //! log, beside what is live.
 
 use super::recent::What;
+use super::viewer::Behind;
 use super::*;
 
 impl Hub {
@@ -20,15 +21,17 @@ impl Hub {
                 viewer.recent_at += 1;
                 continue;
             };
-            let place = &mut behind.place;
+            let next_sequence = behind.place.next_sequence;
             match &entry.what {
-                What::Block(block) if block.header().sequence < place.next_sequence => viewer.recent_at += 1,
-                What::Block(block) if block.header().sequence > place.next_sequence => {
-                    let begin = block.begin();
-                    let gap = Gap::between(place, &begin);
-                    (*place, behind.misses_description) = (begin, true);
-                    self.tell(peer, gap.control(key, Stage::ViewerAway));
-                    return None;
+                What::Block(block) if block.header().sequence < next_sequence => viewer.recent_at += 1,
+                What::Block(block) if block.header().sequence > next_sequence => {
+                    let untold = behind.untold(&block.begin());
+                    behind.go_on(block.begin());
+                    behind.misses_description = true;
+                    if let Some(gap) = untold {
+                        self.tell(peer, gap.control(key, Stage::ViewerAway));
+                        return None;
+                    }
                 }
                 What::Block(_) if std::mem::take(&mut behind.misses_description) => {
                     // The table may have grown in what is missing.
@@ -38,15 +41,15 @@ impl Hub {
                     }
                 }
                 What::Block(block) => {
-                    *place = block.end();
+                    behind.go_on(block.end());
                     viewer.recent_at += 1;
                     return Some(viewer.deliver_recent(block.bytes().clone(), key, false));
                 }
                 What::Notice(notice) => {
                     viewer.recent_at += 1;
-                    let is_ahead = matches!(notice, Control::Skipped { next_sequence, .. } if *next_sequence > place.next_sequence);
-                    if is_ahead {
+                    if let Some(gap) = Gap::told(notice).filter(|gap| gap.next_sequence > next_sequence) {
                         let notice = notice.clone();
+                        behind.told.push(gap);
                         self.tell(peer, notice);
                         return None;
                     }
@@ -61,28 +64,27 @@ impl Hub {
     /// go on with the next block.
     fn finish_catch_up(&mut self, peer: PeerId) {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
-        let mut places: Vec<Cursor> = viewer.behind.drain().map(|(_, behind)| behind.place).collect();
-        places.sort_unstable_by_key(|place| place.key);
-        for place in places {
-            let Some(stream) = self.streams.get(&place.key) else { continue };
-            let (now, stream_description) = (stream.place(), stream.description.clone());
-            let end = stream.end.clone().filter(|end| end.header().sequence >= place.next_sequence);
-            if now.next_sequence > place.next_sequence {
-                let until = end.as_ref().map_or(now, PackedBlock::begin);
-                if until.next_sequence > place.next_sequence {
-                    self.tell(peer, Gap::between(&place, &until).control(place.key, Stage::ViewerAway));
-                    if let (Some(description), Some(viewer)) =
-                        (stream_description, self.viewers.get_mut(&peer))
-                    {
-                        viewer.push_again(place.key, description, true);
-                        self.outputs.push_back(Output::Data { to: peer });
-                    }
+        let mut behind: Vec<Behind> = viewer.behind.drain().map(|(_, behind)| behind).collect();
+        behind.sort_unstable_by_key(|one| one.place.key);
+        for one in behind {
+            let (key, next_sequence) = (one.place.key, one.place.next_sequence);
+            let Some(stream) = self.streams.get(&key) else { continue };
+            let end = stream.end.clone().filter(|end| end.header().sequence >= next_sequence);
+            let until = end.as_ref().map_or(stream.place(), PackedBlock::begin);
+            let description = stream.description.clone();
+            if until.next_sequence > next_sequence {
+                if let Some(gap) = one.untold(&until) {
+                    self.tell(peer, gap.control(key, Stage::ViewerAway));
+                }
+                if let (Some(description), Some(viewer)) = (description, self.viewers.get_mut(&peer)) {
+                    viewer.push_again(key, description, true);
+                    self.outputs.push_back(Output::Data { to: peer });
                 }
             }
             if let Some(end) = end
                 && let Some(viewer) = self.viewers.get_mut(&peer)
             {
-                viewer.push_again(place.key, end.bytes().clone(), false);
+                viewer.push_again(key, end.bytes().clone(), false);
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }

@@ -566,6 +566,14 @@ impl Gap {
         self.bytes += more.bytes;
     }
 
+    /// What a notice is about.
+    fn told(notice: &Control) -> Option<Self> {
+        let Control::Skipped { first_sequence, next_sequence, packets, bytes, .. } = *notice else {
+            return None;
+        };
+        Some(Self { first_sequence, next_sequence, packets, bytes })
+    }
+
     /// What lies between two places of a stream.
     fn between(from: &Cursor, to: &Cursor) -> Self {
         Self {

@@ -27,11 +27,31 @@ pub(super) struct Delivery {
 }
 
 /// Where a viewer is in a stream that it reads out of the recent log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Behind {
     pub place: Cursor,
+    /// What it was told that does not come, behind the place.
+    pub told: Vec<Gap>,
     /// What is missing before the place may have had a description in it.
     pub misses_description: bool,
+}
+
+impl Behind {
+    /// What lies between its place and `to` and was not told.
+    pub fn untold(&self, to: &Cursor) -> Option<Gap> {
+        let mut gap = Gap::between(&self.place, to);
+        for told in self.told.iter().filter(|told| told.next_sequence <= to.next_sequence) {
+            gap.packets = gap.packets.saturating_sub(told.packets);
+            gap.bytes = gap.bytes.saturating_sub(told.bytes);
+        }
+        (gap.packets > 0).then_some(gap)
+    }
+
+    /// It goes on at a place.
+    pub fn go_on(&mut self, at: Cursor) {
+        self.place = at;
+        self.told.retain(|told| told.next_sequence > at.next_sequence);
+    }
 }
 
 #[derive(Debug)]
@@ -124,7 +144,8 @@ impl Viewer {
     pub fn come_back(&mut self, cursor: Cursor, is_behind: bool, first_number: u64) {
         if is_behind {
             self.recent_at = first_number;
-            self.behind.insert(cursor.key, Behind { place: cursor, misses_description: false });
+            self.behind
+                .insert(cursor.key, Behind { place: cursor, told: Vec::new(), misses_description: false });
             self.cursors.insert(cursor.key, Cursor { next_sequence: 0, ..cursor });
         }
     }

@@ -434,7 +434,7 @@ impl Uplink {
         for stream in self.streams.values_mut() {
             stream.announced = false;
             stream.awaits_ack = stream.sent > 0 || stream.is_former;
-            stream.is_succeeded = false;
+            (stream.is_succeeded, stream.is_cut_told) = (false, false);
             for one in &mut stream.retained {
                 one.in_flight = None;
             }
@@ -548,7 +548,7 @@ impl Uplink {
             self.is_pace_told = wants_pace;
             self.control.push_back(Control::Paced { wants: wants_pace });
         }
-        self.tell_gone();
+        self.tell_cut();
         self.control.pop_front()
     }
 

@@ -404,27 +404,24 @@ impl Uplink {
     }
 
     /// Tells the relay of streams whose end was thrown away, once everything before has gone.
-    pub(super) fn tell_gone(&mut self) {
+    pub(super) fn tell_cut(&mut self) {
         if self.state != State::Streaming {
             return;
         }
+        // Not before the relay has everything that was sent: this would overtake it.
         let is_over = |one: &&mut Stream| {
-            one.announced
-                && !one.awaits_ack
-                && !one.is_gone
-                && one.cut_at.is_some()
-                && one.retained.is_empty()
+            let is_received = one.received.next_sequence >= one.told.next_sequence;
+            let is_heard = one.announced && !one.awaits_ack && !one.is_cut_told;
+            is_heard && is_received && one.cut_at.is_some() && one.retained.is_empty()
         };
-        let mut gone = Vec::new();
         for stream in self.streams.values_mut().filter(is_over) {
             let Some(end) = stream.cut_at else { continue };
             self.control.extend(stream.notices_before(end));
             let reason = "its end was thrown away when the spool was full".to_owned();
-            self.control.push_back(Control::Gone { key: end.key, reason });
-            stream.is_gone = true;
-            gone.push(end.key);
+            self.control.push_back(Control::End { place: end, reason });
+            stream.sent = stream.sent.max(end.next_sequence);
+            stream.is_cut_told = true;
         }
-        gone.into_iter().for_each(|key| self.forget_if_done(key));
     }
 }
 

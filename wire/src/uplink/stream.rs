@@ -111,8 +111,8 @@ pub(super) struct Stream {
     pub end_sequence: Option<u64>,
     /// Its last block was lost: where it ends.
     pub cut_at: Option<Cursor>,
-    /// The relay was told that nothing more comes.
-    pub is_gone: bool,
+    /// The present connection was told where it ends.
+    pub is_cut_told: bool,
 }
 
 impl Stream {
@@ -139,13 +139,14 @@ impl Stream {
             description: None,
             end_sequence: None,
             cut_at: None,
-            is_gone: false,
+            is_cut_told: false,
         }
     }
 
     /// All of it has arrived wherever it must, or the relay knows that the rest does not come.
     pub fn is_done(&self) -> bool {
-        self.is_gone || self.end_sequence.is_some_and(|end| self.settled > end)
+        let end = self.cut_at.map(|end| end.next_sequence).or(self.end_sequence.map(|end| end + 1));
+        end.is_some_and(|end| self.settled >= end)
     }
 
     pub fn find(&self, sequence: u64) -> Option<usize> {

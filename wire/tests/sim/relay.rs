@@ -162,8 +162,8 @@ impl Relay {
             (Some(Served::Publisher(_)), Message::Control(control @ Control::Skipped { .. })) => {
                 worker.hub.handle_skipped(peer, &control);
             }
-            (Some(Served::Publisher(_)), Message::Control(Control::Gone { key, reason })) => {
-                worker.hub.handle_gone(peer, key, &reason);
+            (Some(Served::Publisher(_)), Message::Control(Control::End { place, reason })) => {
+                worker.hub.handle_end(peer, place, &reason);
             }
             (Some(Served::Publisher(_)), Message::Control(Control::Paced { wants })) => {
                 worker.hub.handle_paced(peer, wants);
