@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use wire::Interface;
-use wire::block::{Epoch, Kind, StreamKey};
+use wire::block::{Epoch, Kind, PackedBlock, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
 use wire::message::{Announcement, Control, Cursor};
@@ -62,6 +62,8 @@ pub struct Sniffer {
     streams: Vec<Stream>,
     /// Of earlier runs.
     former: BTreeMap<StreamKey, Truth>,
+    /// Their ends, made anew by every run until they are done.
+    former_ends: BTreeMap<StreamKey, (Announcement, PackedBlock)>,
     /// Received and settled as last acknowledged on this connection, by stream.
     pub acked: BTreeMap<StreamKey, (u64, u64)>,
     /// Bytes that may go over the budget: blocks that are never dropped.
@@ -104,6 +106,7 @@ impl Sniffer {
             compression,
             streams: Vec::new(),
             former: BTreeMap::new(),
+            former_ends: BTreeMap::new(),
             acked: BTreeMap::new(),
             kept_bytes: 0,
             busy: rng.range(1, 4),
@@ -166,13 +169,16 @@ impl Sniffer {
             let end = packer.seal_json(Kind::Report, &Report::default(), now, true).expect("room");
             let interfaces = truth.interfaces.clone();
             let announcement = Announcement { key, interfaces, ..Announcement::default() };
-            self.kept_bytes += end.bytes().len() + 200;
-            self.uplink.handle_former_end(announcement, end);
+            self.former_ends.insert(key, (announcement, end));
             if goes_on {
                 (truth.ended, truth.ended_at) = (true, now);
                 self.add_stream(stream.prefix, now + 1, stream.ends_at.max(now + 2), Some(key));
             }
             self.former.insert(key, truth);
+        }
+        for (announcement, end) in self.former_ends.values() {
+            self.kept_bytes += end.bytes().len() + 200;
+            self.uplink.handle_former_end(announcement.clone(), end.clone());
         }
         if self.streams.is_empty() {
             self.add_stream("eth", now + 1, plan.ticks, None);
@@ -246,7 +252,9 @@ impl Sniffer {
             spool.is_failing = plan.spool_fails && now < plan.ticks && (now / 40) % 3 == 1;
             spool.serve(&mut self.uplink, rng);
         }
-        while self.uplink.poll_done().is_some() {}
+        while let Some(key) = self.uplink.poll_done() {
+            self.former_ends.remove(&key);
+        }
         self.check_budget()
     }
 
