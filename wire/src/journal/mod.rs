@@ -76,10 +76,14 @@ mod reader;
 mod recover;
 mod writer;
 
+pub mod inspect;
+
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod sim_fs;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -304,6 +308,8 @@ impl<F: Fs> Journal<F> {
 
     /// Reads again from what is acknowledged.
     pub fn rewind(&mut self) {
+        // What was read ahead is read again too: the disk is the truth.
+        self.reading.open = None;
         self.reading.go_to(self.cursor.acknowledged);
     }
 

@@ -146,6 +146,7 @@ impl<File: FsFile> SegmentReader<File> {
 
     /// Checks the body of `record` without keeping it.
     pub fn verify(&mut self, record: &Record) -> Result<(), String> {
+        // What the header of a block says has been checked, so the sum does not overflow.
         let mut at = record.block_offset() + record.header_bytes as u64;
         let mut left = u64::from(record.header.packed_bytes);
         let mut crc = crc32fast::Hasher::new();

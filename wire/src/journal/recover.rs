@@ -88,7 +88,8 @@ pub fn recover<F: Fs>(fs: &F, directory: &Path) -> io::Result<Found> {
 const CURSOR_LOST: &str =
     "reading begins at the oldest segment, and what was evicted before and not told stays unknown";
 
-fn read_cursor<F: Fs>(fs: &F, directory: &Path) -> io::Result<Option<Cursor>> {
+/// The cursor file of a directory; `None` if it is damaged.
+pub fn read_cursor<F: Fs>(fs: &F, directory: &Path) -> io::Result<Option<Cursor>> {
     let file = fs.open(&directory.join(CURSOR_FILE), false)?;
     let bytes = file.bytes()?.min(Cursor::BYTES_MAX);
     let mut content = vec![0; bytes as usize];

@@ -113,6 +113,24 @@ impl SimFs {
         of.map(|(_, inode)| disk.inodes[*inode].content.len() as u64).sum()
     }
 
+    /// The content of a file, to be looked at and changed behind everybody's back.
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut disk = self.disk.borrow_mut();
+        let inode = match disk.names.get(name) {
+            Some(inode) => *inode,
+            None => {
+                disk.inodes.push(Inode::default());
+                let inode = disk.inodes.len() - 1;
+                disk.names.insert(name.to_owned(), inode);
+                disk.durable_names.insert(name.to_owned(), inode);
+                inode
+            }
+        };
+        let inode = &mut disk.inodes[inode];
+        change(&mut inode.content);
+        inode.durable.clone_from(&inode.content);
+    }
+
     /// The process is gone, the files are as they are. Returns what the next process sees.
     pub fn kill(&self) -> Self {
         let mut disk = self.disk.borrow_mut();
