@@ -98,7 +98,7 @@ pub struct Eviction {
     pub has_end: bool,
 }
 
-/// What [`Journal::open`] found of earlier runs.
+/// What [`Journal::open`](super::Journal::open) found of earlier runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Segments.
@@ -115,7 +115,7 @@ pub struct Recovered {
     pub acknowledged: Position,
     /// The streams of which there are blocks, acknowledged or not.
     pub streams: Vec<RecoveredStream>,
-    /// Evicted and not told yet: see [`Journal::evictions_told`].
+    /// Evicted and not told yet: see [`Journal::evictions_told`](super::Journal::evictions_told).
     pub evictions: Vec<Eviction>,
     /// What a person should know.
     pub warnings: Vec<String>,

@@ -71,6 +71,8 @@ struct Stream {
     sequence: u64,
     packets: u64,
     bytes: u64,
+    /// It was not taken, and is appended again.
+    held: Option<PackedBlock>,
 }
 
 struct Model {
@@ -258,25 +260,16 @@ impl Model {
             },
             &body,
         );
+        let new = self.streams[which].held.take().unwrap_or(new);
         let now = self.now;
         match self.journal().append(&new, now) {
             Ok(position) => {
-                let key = new.header().key;
-                let id = self.next_id;
-                self.next_id += 1;
-                self.appended.insert((key, new.header().sequence), (id, new.bytes().clone()));
-                let (synced, doubtful, acknowledged) = (false, false, false);
-                self.log.push(Record { id, key, packets, position, synced, doubtful, acknowledged });
-                let stream = &mut self.streams[which];
-                stream.sequence += 1;
-                stream.packets += packets;
-                stream.bytes += packets * 10;
-                if new.header().end {
-                    self.streams[which] = self.new_stream();
-                }
+                let record = self.note_appended(which, &new, position);
+                self.log.push(record);
                 self.take_events(false);
             }
             Err(JournalError::Full { .. }) => {
+                self.streams[which].held = Some(new);
                 let sealed = self.journal().sealed.len();
                 assert_eq!(sealed, 0, "full only when nothing is left to evict");
             }
@@ -284,8 +277,25 @@ impl Model {
             Err(error) => {
                 let Faults { write, create, .. } = self.faults;
                 assert!(write + create > 0, "nothing was to fail: {error}");
+                self.streams[which].held = Some(new);
             }
         }
+    }
+
+    fn note_appended(&mut self, which: usize, new: &PackedBlock, position: Position) -> Record {
+        let Header { key, sequence, packet_count, end, .. } = *new.header();
+        let (id, packets) = (self.next_id, u64::from(packet_count));
+        self.next_id += 1;
+        self.appended.insert((key, sequence), (id, new.bytes().clone()));
+        let stream = &mut self.streams[which];
+        stream.sequence += 1;
+        stream.packets += packets;
+        stream.bytes += packets * 10;
+        if end {
+            self.streams[which] = self.new_stream();
+        }
+        let (synced, doubtful, acknowledged) = (false, false, false);
+        Record { id, key, packets, position, synced, doubtful, acknowledged }
     }
 
     /// Reads one block and compares; false at the end.
@@ -440,6 +450,8 @@ impl Model {
                 self.journal = Some(journal);
                 self.sync();
                 let journal = self.journal.take().expect("open");
+                // What a full disk evicts now is told after the restart, which the model cannot follow.
+                self.fs.set_capacity(u64::MAX);
                 if journal.close().is_ok() {
                     for record in &mut self.log {
                         record.synced |= !record.doubtful;
@@ -486,6 +498,15 @@ impl Model {
         self.journal = Some(journal);
         while let Some(entry) = self.journal().read_next(&pool).expect("nothing fails") {
             let Header { key, sequence, .. } = *entry.block.header();
+            // A write may fail when all is written, and a crash keeps what nobody cut back.
+            let offered = |stream: &Stream| {
+                stream.held.as_ref().is_some_and(|held| held.bytes() == entry.block.bytes())
+            };
+            if let Some(which) = self.streams.iter().position(offered) {
+                self.streams[which].held = None;
+                let record = self.note_appended(which, &entry.block, entry.position);
+                self.log.push(record);
+            }
             let (id, bytes) = self.appended.get(&(key, sequence)).expect("was appended");
             assert_eq!(*bytes, *entry.block.bytes(), "as it was appended");
             if !entry.is_copy {

@@ -117,8 +117,13 @@ pub fn read_ends<File: FsFile>(file: &File, number: u64, file_bytes: u64) -> io:
     let mut header = [0; SEGMENT_HEADER_BYTES];
     let read = file.read_at(0, &mut header)?;
     let salt = parse_segment_header(&header[..read], number);
-    // A seal that cannot be read is one that is not there.
-    if let Ok(Some(seal)) = read_seal(file, number, file_bytes)
+    // A seal that cannot be read leaves the records to be looked for, if the header tells how. If it
+    // does not, nothing is known, and the segment must not pass for one that was never written.
+    let seal = match read_seal(file, number, file_bytes) {
+        Err(error) if salt.is_none() => return Err(error),
+        seal => seal.unwrap_or_default(),
+    };
+    if let Some(seal) = seal
         && salt.is_none_or(|salt| salt == seal.salt)
     {
         let (salt, records_end, index) = (seal.salt, seal.records_end, seal.index);

@@ -12,7 +12,7 @@ use crate::pool::Pool;
 use super::format::{SEGMENT_HEADER_BYTES, emit_segment_header, segment_name};
 use super::inspect;
 use super::model::{block, header};
-use super::sim_fs::SimFs;
+use super::sim_fs::{Faults, SimFs};
 use super::{Config, Entry, Fs, Journal, JournalError, JournalEvent, RealFs, Recovered};
 
 fn key(stream: u32) -> StreamKey {
@@ -207,6 +207,45 @@ fn a_damaged_cursor_means_the_oldest_block_and_is_said() {
     let (mut journal, recovered) = open(&config, fs);
     assert!(recovered.warnings[0].contains("cursor: damaged"), "{:?}", recovered.warnings);
     assert_eq!(originals(&read_all(&mut journal)), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_torn_last_body_is_cut_and_a_hole_before_whole_blocks_is_not() {
+    let fs = SimFs::new(1);
+    let config = config("/sim", 1 << 20, 4);
+    let (mut journal, _) = open(&config, fs.clone());
+    fill(&mut journal, 1, 6, 300);
+    let entries = read_all(&mut journal);
+    let fs = fs.kill();
+    for torn in [2, 5] {
+        let at = entries[torn].position.offset as usize + 200;
+        fs.edit(&segment_name(1), |bytes| bytes[at] ^= 1);
+    }
+    let (mut journal, recovered) = open(&config, fs);
+    assert_eq!((recovered.blocks, recovered.streams[0].next_sequence), (4, 5), "{recovered:?}");
+    // All of the last record but its padding.
+    assert_eq!(recovered.cut_bytes, 16 + 88 + 300);
+    assert_eq!(recovered.warnings.len(), 2, "{:?}", recovered.warnings);
+    assert_eq!(originals(&read_all(&mut journal)), [0, 1, 3, 4]);
+}
+
+/// A segment with a lost header was deleted as never written when the disk did not give its seal in
+/// that moment, though the seal has all that the header tells.
+#[test]
+fn a_segment_without_header_and_with_an_unreadable_seal_is_kept() {
+    let fs = SimFs::new(1);
+    let config = config("/sim", 1 << 20, 4);
+    let (mut journal, _) = open(&config, fs.clone());
+    fill(&mut journal, 1, 6, 300);
+    journal.close().expect("ends in order");
+    fs.edit(&segment_name(1), |bytes| bytes[..SEGMENT_HEADER_BYTES].fill(0));
+    for _ in 0..50 {
+        fs.set_faults(Faults { read: 40, ..Faults::default() });
+        drop(Journal::open(&config, fs.clone(), Instant::now()));
+        fs.set_faults(Faults::default());
+        let (mut journal, _) = open(&config, fs.clone());
+        assert_eq!(originals(&read_all(&mut journal)), [0, 1, 2, 3, 4, 5]);
+    }
 }
 
 #[test]
