@@ -3,15 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use wire::log::Format;
 use wire::units::{parse_size, parse_time};
+
+use crate::journal_command::JournalAction;
 
 /// Captures packets and sends them to a relay, compressed, complete and counted.
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 #[command(group(ArgGroup::new("source").required(true).args(["interface", "read", "list_interfaces"])))]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than capturing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Capture on this interface; may be given several times. `any`: on all, each with its own
     /// name, as they come and go.
     #[arg(short, long, value_name = "IFACE")]
@@ -88,6 +95,17 @@ pub struct Args {
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+}
+
+/// What the sniffer does besides capturing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Look at a spool: list its segments, verify them, write its packets as pcapng.
+    Journal {
+        /// What to do.
+        #[command(subcommand)]
+        action: JournalAction,
+    },
 }
 
 /// Fan-out modes (PACKET_FANOUT, packet(7)).

@@ -10,6 +10,7 @@ mod feedback;
 mod fleet;
 mod handover;
 mod interfaces;
+mod journal_command;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
@@ -28,7 +29,7 @@ use signal_hook::iterator::Signals;
 use wire::block::{Epoch, StreamKey};
 use wire::pool::Pool;
 
-use args::Args;
+use args::{Args, Command};
 use capture::CaptureConfig;
 use config::{Config, Source};
 use fleet::Fleet;
@@ -41,6 +42,9 @@ pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
 fn main() -> ExitCode {
     let args = Args::parse();
     wire::log::start(args.log_format, "info");
+    if let Some(Command::Journal { action }) = &args.command {
+        return journal_command::run(action);
+    }
     if args.list_interfaces {
         return list_interfaces();
     }

@@ -24,6 +24,7 @@ pub mod description;
 pub mod downlink;
 pub mod hub;
 pub mod interface;
+pub mod journal;
 pub mod lanes;
 pub mod ledger;
 pub mod log;
