@@ -4,6 +4,9 @@
 //! runs. It never waits for the network: without a free buffer the blocks stay in the ring, whose
 //! overflow the kernel counts.
 
+mod gather;
+mod stream;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
-use wire::block::{Kind, StreamKey};
+use wire::block::StreamKey;
 use wire::clock::wall_ns;
 use wire::description::Description;
-use wire::ledger::{InterfaceTotals, Losses, Report, Stage};
-use wire::pack::{Compression, PackError, Packer};
-use wire::pcapng::{OPT_EPB_FLAGS, flags};
+use wire::ledger::Losses;
+use wire::pack::{Compression, Packer};
 use wire::pool::Pool;
 
+use self::stream::{RingStream, Turn};
 use crate::handover::{Handed, Handover, Wakeup};
 use crate::interfaces::interface_drops;
-use crate::ring::{DROP_ALL, Direction, FanoutMode, Frame, Ring, RingConfig, RingControl, RingError};
+use crate::ring::{DROP_ALL, FanoutMode, Ring, RingConfig, RingControl, RingError};
 
 /// Ring blocks taken from one ring before the others get their turn.
 const BLOCKS_PER_TURN: usize = 16;
@@ -180,30 +183,6 @@ struct Capture {
     commands: Receiver<Command>,
     rings: Vec<RingStream>,
     report_due: Instant,
-}
-
-/// A ring and the stream that it feeds.
-struct RingStream {
-    ring: Ring,
-    interface: String,
-    packer: Packer,
-    /// Waits until a buffer is free.
-    description: Option<Description>,
-    cut_packets: u64,
-    lost: Losses,
-    last_time_ns: u64,
-    interface_drops_at_start: Option<u64>,
-}
-
-/// What a turn at a ring came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// The ring is empty.
-    Idle,
-    /// There may be more.
-    More,
-    /// No buffer is free.
-    Starved,
 }
 
 impl Capture {
@@ -363,289 +342,5 @@ impl Capture {
         for mut stream in std::mem::take(&mut self.rings) {
             stream.end(&self.config, &self.handover, &self.wakeup, None);
         }
-    }
-}
-
-impl RingStream {
-    /// Takes blocks out of the ring, a turn's worth. Small ones that are ready together share a
-    /// packed block; none waits for another.
-    fn take_blocks(&mut self, config: &CaptureConfig, handover: &Handover, wakeup: &Wakeup) -> Turn {
-        if !self.describe(handover) {
-            wakeup.set_starved();
-            if !self.describe(handover) {
-                handover.wake();
-                return Turn::Starved;
-            }
-        }
-        for _ in 0..BLOCKS_PER_TURN {
-            if !self.ring.ready() {
-                self.seal(handover);
-                // Many quiet rings must not hold the buffers that a busy one needs.
-                self.packer.release_if_idle();
-                return Turn::Idle;
-            }
-            if !self.packer.prepare() {
-                wakeup.set_starved();
-                if !self.packer.prepare() {
-                    self.seal(handover);
-                    handover.wake();
-                    return Turn::Starved;
-                }
-            }
-            let Some(block) = self.ring.next_block() else { return Turn::Idle };
-            let mut gather = Gather {
-                packer: &mut self.packer,
-                snaplen: config.snaplen as usize,
-                cut_packets: &mut self.cut_packets,
-                last_time_ns: &mut self.last_time_ns,
-            };
-            let mut frames = block.frames();
-            for frame in frames.by_ref() {
-                while let Err(error) = gather.push(&frame) {
-                    match error {
-                        PackError::Full => hand_over_sealed(gather.packer, handover),
-                        PackError::NoBuffer => wait_for_buffer(gather.packer, handover, wakeup),
-                        // A frame is at most 256 KiB, so it always fits.
-                        PackError::TooLarge { .. } => break,
-                    }
-                }
-            }
-            // A malformed block is the kernel's defect or ours; what it hides is counted.
-            self.lost.add(Stage::Corrupt, frames.unread().into(), 0);
-            drop(block);
-            if self.packer.gathered_bytes() > config.body_bytes / 2 {
-                self.seal(handover);
-            }
-        }
-        Turn::More
-    }
-
-    /// The stream's description goes before anything else. `false`: no buffer is free.
-    fn describe(&mut self, handover: &Handover) -> bool {
-        let Some(description) = &self.description else { return true };
-        match self.packer.seal_json(Kind::Description, description, wall_ns(), false) {
-            Some(block) => {
-                handover.send(Handed::Block(block));
-                self.description = None;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn seal(&mut self, handover: &Handover) {
-        hand_over_sealed(&mut self.packer, handover);
-    }
-
-    /// Hands over a report. Without a free buffer the next one says it all. `false`: none was.
-    fn report(&mut self, handover: &Handover, end: bool, note: Option<String>) -> bool {
-        if !self.describe(handover) {
-            return false;
-        }
-        let statistics = match self.ring.statistics() {
-            Ok(statistics) => statistics,
-            Err(error) => {
-                warn!("{error}");
-                return false;
-            }
-        };
-        let now_ns = wall_ns();
-        let (packed_packets, packed_bytes) = self.packer.packed();
-        let drops_now = interface_drops(&self.interface);
-        let report = Report {
-            time_ns: now_ns,
-            complete_through_ns: self.last_time_ns,
-            packed_packets,
-            packed_bytes,
-            cut_packets: self.cut_packets,
-            interfaces: vec![InterfaceTotals {
-                offered: statistics.packets,
-                kernel_drops: statistics.drops,
-                freezes: statistics.freezes,
-                interface_drops: drops_now
-                    .zip(self.interface_drops_at_start)
-                    .map(|(now, start)| now.saturating_sub(start)),
-            }],
-            lost: self.lost.clone(),
-            outages: Vec::new(),
-            note,
-        };
-        let stream = self.packer.key().stream;
-        handover.send(Handed::Report(stream, report.clone()));
-        match self.packer.seal_json(Kind::Report, &report, now_ns, end) {
-            Some(block) => {
-                handover.send(Handed::Block(block));
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The last blocks of the stream.
-    fn end(&mut self, config: &CaptureConfig, handover: &Handover, wakeup: &Wakeup, note: Option<String>) {
-        while self.take_blocks(config, handover, wakeup) == Turn::More {}
-        while self.ring.ready() {
-            wait_for_buffer(&mut self.packer, handover, wakeup);
-            self.take_blocks(config, handover, wakeup);
-        }
-        self.seal(handover);
-        // Without this block viewers would wait for more: it is worth waiting for a buffer.
-        while !self.report(handover, true, note.clone()) && self.ring.statistics().is_ok() {
-            wait_for_buffer(&mut self.packer, handover, wakeup);
-        }
-    }
-}
-
-fn hand_over_sealed(packer: &mut Packer, handover: &Handover) {
-    if let Some(block) = packer.seal() {
-        handover.send(Handed::Block(block));
-    }
-}
-
-/// Sleeps until a buffer is free. The uplink always frees one in time: it drops the oldest blocks,
-/// counted, when the relay does not take them.
-fn wait_for_buffer(packer: &mut Packer, handover: &Handover, wakeup: &Wakeup) {
-    while !packer.prepare() {
-        wakeup.set_starved();
-        if packer.prepare() {
-            break;
-        }
-        handover.wake();
-        let mut fds = [PollFd::new(wakeup.as_fd(), PollFlags::POLLIN)];
-        // Woken for nothing it looks again; not woken, it looks again all the same.
-        let _ = poll(&mut fds, PollTimeout::from(100u8));
-        wakeup.clear();
-    }
-    wakeup.wake(); // what was cleared may have announced a command
-}
-
-/// Gathers frames into a packer as Enhanced Packet Blocks.
-struct Gather<'a> {
-    packer: &'a mut Packer,
-    snaplen: usize,
-    cut_packets: &'a mut u64,
-    last_time_ns: &'a mut u64,
-}
-
-impl Gather<'_> {
-    #[inline]
-    fn push(&mut self, frame: &Frame<'_>) -> Result<(), PackError> {
-        let mut options = [0; 8];
-        options[..2].copy_from_slice(&OPT_EPB_FLAGS.to_le_bytes());
-        options[2] = 4;
-        options[4..].copy_from_slice(&packet_flags(frame).to_le_bytes());
-        let data = frame.data;
-        let (captured_len, original_len) = match frame.vlan {
-            // The kernel took the tag out of the frame: it goes back between the addresses and
-            // the type. Where not even the addresses were captured there is no place for it.
-            Some(tag) if data.len() >= 12 => {
-                let mut bytes = [0; 4];
-                bytes[..2].copy_from_slice(&tag.tpid.to_be_bytes());
-                bytes[2..].copy_from_slice(&tag.tci.to_be_bytes());
-                let (addresses, rest) = data.split_at(12);
-                let addresses = &addresses[..addresses.len().min(self.snaplen)];
-                let tag = &bytes[..self.snaplen.saturating_sub(12).min(4)];
-                let rest = &rest[..self.snaplen.saturating_sub(16).min(rest.len())];
-                let original_len = frame.original_len.saturating_add(4);
-                self.packer.push(0, frame.time_ns, original_len, [addresses, tag, rest], &options)?;
-                (addresses.len() + tag.len() + rest.len(), original_len)
-            }
-            _ => {
-                let data = &data[..data.len().min(self.snaplen)];
-                self.packer.push(0, frame.time_ns, frame.original_len, [data], &options)?;
-                (data.len(), frame.original_len)
-            }
-        };
-        *self.cut_packets += u64::from((captured_len as u64) < u64::from(original_len));
-        *self.last_time_ns = frame.time_ns;
-        Ok(())
-    }
-}
-
-/// The flags word of a frame (pcapng draft, section 4.3.1).
-#[inline]
-fn packet_flags(frame: &Frame<'_>) -> u32 {
-    let direction = match frame.direction {
-        Direction::Host => flags::INBOUND | flags::UNICAST,
-        Direction::Broadcast => flags::INBOUND | flags::BROADCAST,
-        Direction::Multicast => flags::INBOUND | flags::MULTICAST,
-        Direction::OtherHost => flags::INBOUND | flags::PROMISCUOUS,
-        Direction::Outgoing => flags::OUTBOUND,
-    };
-    let mut word = direction;
-    if frame.checksum_not_ready {
-        word |= flags::CHECKSUM_NOT_READY;
-    }
-    if frame.checksum_valid {
-        word |= flags::CHECKSUM_VALID;
-    }
-    if frame.gso {
-        word |= flags::TCP_SEGMENTATION_OFFLOADED;
-    }
-    word
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ring::VlanTag;
-    use wire::block::Epoch;
-    use wire::pcapng::Epbs;
-
-    fn frame(data: &[u8], vlan: Option<VlanTag>) -> Frame<'_> {
-        Frame {
-            time_ns: 7,
-            original_len: data.len() as u32,
-            data,
-            vlan,
-            direction: Direction::Outgoing,
-            checksum_not_ready: true,
-            checksum_valid: false,
-            gso: false,
-        }
-    }
-
-    fn gathered(frame: &Frame<'_>, snaplen: usize) -> (Vec<u8>, u32, u64) {
-        let key = StreamKey { epoch: Epoch(1), stream: 0 };
-        let mut packer = Packer::new(key, Pool::new(1 << 22), 1 << 16, Compression::None);
-        let (mut cut_packets, mut last_time_ns) = (0, 0);
-        let mut gather = Gather {
-            packer: &mut packer,
-            snaplen,
-            cut_packets: &mut cut_packets,
-            last_time_ns: &mut last_time_ns,
-        };
-        while let Err(error) = gather.push(frame) {
-            assert_eq!(error, PackError::NoBuffer);
-            assert!(gather.packer.prepare());
-        }
-        let block = packer.seal().expect("a frame");
-        let mut body = Vec::new();
-        block.unpack_into(&mut body).expect("ours");
-        let epb = Epbs::new(&body, 1).next().expect("one").expect("whole");
-        assert_eq!(epb.options[..8], [2, 0, 4, 0, 2, 2, 0, 0]);
-        (epb.data.to_vec(), epb.original_len, cut_packets)
-    }
-
-    #[test]
-    fn a_tag_goes_back_where_it_was() {
-        let data: Vec<u8> = (0..20).collect();
-        let tag = Some(VlanTag { tpid: 0x88a8, tci: 0xbabc });
-        let tagged = [&data[..12], &[0x88, 0xa8, 0xba, 0xbc], &data[12..]].concat();
-        assert_eq!(gathered(&frame(&data, tag), 262_144), (tagged.clone(), 24, 0));
-        assert_eq!(gathered(&frame(&data, None), 262_144), (data.clone(), 20, 0));
-        // The snapshot length bounds what comes out, tag included.
-        for snaplen in [1, 11, 12, 13, 15, 16, 17, 23] {
-            assert_eq!(gathered(&frame(&data, tag), snaplen), (tagged[..snaplen].to_vec(), 24, 1));
-        }
-        assert_eq!(gathered(&frame(&data, tag), 24), (tagged, 24, 0));
-        // Without the addresses there is no place for it.
-        assert_eq!(gathered(&frame(&data[..11], tag), 100), (data[..11].to_vec(), 11, 0));
-    }
-
-    #[test]
-    fn a_frame_too_long_is_cut_and_counted() {
-        let data = [1; 300];
-        assert_eq!(gathered(&frame(&data, None), 64), (data[..64].to_vec(), 300, 1));
     }
 }
