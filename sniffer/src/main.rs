@@ -16,6 +16,8 @@ mod ring;
 mod summary;
 #[cfg(test)]
 mod test_net;
+#[allow(dead_code)] // the spool's side of it
+mod totals;
 mod uplink;
 
 use std::process::ExitCode;
