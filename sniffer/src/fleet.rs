@@ -6,17 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
 use thiserror::Error;
 use tracing::{debug, info, warn};
 use wire::Interface;
-use wire::block::{Epoch, StreamKey};
+use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::description::Description;
 
-use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder};
+use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder, RingState};
 use crate::config::{Config, Live};
 use crate::handover::Handover;
 use crate::interfaces::{self, InterfaceInfo, Monitor, os_description};
@@ -59,7 +60,7 @@ pub struct Fleet {
     snaplen: u32,
     live: Live,
     threads: Vec<CaptureThread>,
-    next_stream: u32,
+    next_ring: u32,
     /// By interface index.
     captured: BTreeMap<u32, Captured>,
     exclusions: Vec<Exclusion>,
@@ -81,9 +82,11 @@ struct Captured {
 }
 
 struct CapturedRing {
+    /// Its name among the rings: streams are succeeded, the ring stays.
+    id: u32,
     control: RingControl,
     thread: usize,
-    stream: u32,
+    state: Arc<RingState>,
 }
 
 impl Fleet {
@@ -109,7 +112,7 @@ impl Fleet {
             snaplen: config.snaplen,
             live: live.clone(),
             threads,
-            next_stream: 0,
+            next_ring: 0,
             captured: BTreeMap::new(),
             exclusions: Vec::new(),
             monitor: Monitor::open().map_err(FleetError::List)?,
@@ -168,20 +171,24 @@ impl Fleet {
             Captured { name: info.name.clone(), program, link: LinkLayer::of(link_type), rings: Vec::new() };
         let mut group = None;
         for (index, thread) in self.threads.iter().enumerate() {
-            let stream = self.next_stream;
-            self.next_stream += 1;
+            let id = self.next_ring;
+            self.next_ring += 1;
+            let state = Arc::new(RingState::default());
             let fanout = (self.threads.len() > 1).then_some(FanoutOrder { group, mode: self.live.fanout });
             let order = RingOrder {
+                id,
                 config: config.clone(),
                 fanout,
-                key: StreamKey { epoch: self.epoch, stream },
+                epoch: self.epoch,
+                state: Arc::clone(&state),
+                predecessor: None,
                 description: self.describe(info, link_type),
             };
             let opened = match thread.open(order, self.patience) {
                 Ok(opened) => opened,
                 Err(error) => {
                     for ring in &captured.rings {
-                        self.threads[ring.thread].close(ring.stream, error.to_string());
+                        self.threads[ring.thread].close(ring.id, error.to_string());
                     }
                     return Err(error.into());
                 }
@@ -190,7 +197,7 @@ impl Fleet {
             if opened.ring_bytes < config.ring_bytes {
                 warn!("interface {}: ring of {} bytes, for want of memory", info.name, opened.ring_bytes);
             }
-            captured.rings.push(CapturedRing { control: opened.control, thread: index, stream });
+            captured.rings.push(CapturedRing { id, control: opened.control, thread: index, state });
         }
         let offloads = &info.offloads;
         let named =
@@ -284,7 +291,7 @@ impl Fleet {
                     if let Some(captured) = self.captured.remove(&event.index) {
                         for ring in captured.rings {
                             let note = format!("interface {}: gone", captured.name);
-                            self.threads[ring.thread].close(ring.stream, note);
+                            self.threads[ring.thread].close(ring.id, note);
                         }
                     }
                 }),
@@ -314,6 +321,15 @@ impl Fleet {
     /// How many threads hand over, each until it says that it has ended.
     pub fn thread_count(&self) -> usize {
         self.threads.len()
+    }
+
+    #[allow(dead_code)] // for the sending thread, when the line was cut
+    /// Ends these streams and has their rings go on under new numbers, whose descriptions name them
+    /// as predecessors. Nothing happens to the packets on their way, nor to streams that have ended.
+    pub fn succeed(&self, streams: &[u32]) {
+        if !streams.is_empty() {
+            self.threads.iter().for_each(|thread| thread.succeed(streams));
+        }
     }
 
     /// A buffer may be free again.

@@ -10,6 +10,8 @@ mod feedback;
 mod fleet;
 mod handover;
 mod interfaces;
+#[allow(dead_code)] // the sending thread's side of it
+mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
@@ -78,6 +80,9 @@ fn run(config: &Config) -> Result<(), Failure> {
         block_timeout: config.block_timeout,
         pool: pool.clone(),
         marks_wanted: Arc::clone(&marks_wanted),
+        next_stream: Arc::default(),
+        losses: losses::SharedLosses::default(),
+        totals: None,
     };
 
     // Rings are bound, and have joined their groups, behind filters that drop everything; capture

@@ -1,13 +1,14 @@
 //! Gathering: frames of a ring become Enhanced Packet Blocks in a packer.
 
-use wire::pack::{PackError, Packer};
+use wire::pack::PackError;
 use wire::pcapng::{OPT_EPB_FLAGS, flags};
 
+use super::Output;
 use crate::ring::{Direction, Frame};
 
-/// Gathers frames into a packer as Enhanced Packet Blocks.
+/// Gathers frames into an output's packer as Enhanced Packet Blocks.
 pub(super) struct Gather<'a> {
-    pub(super) packer: &'a mut Packer,
+    pub(super) output: &'a mut Output,
     pub(super) snaplen: usize,
     pub(super) cut_packets: &'a mut u64,
     pub(super) last_time_ns: &'a mut u64,
@@ -33,12 +34,12 @@ impl Gather<'_> {
                 let tag = &bytes[..self.snaplen.saturating_sub(12).min(4)];
                 let rest = &rest[..self.snaplen.saturating_sub(16).min(rest.len())];
                 let original_len = frame.original_len.saturating_add(4);
-                self.packer.push(0, frame.time_ns, original_len, [addresses, tag, rest], &options)?;
+                self.output.packer.push(0, frame.time_ns, original_len, [addresses, tag, rest], &options)?;
                 (addresses.len() + tag.len() + rest.len(), original_len)
             }
             _ => {
                 let data = &data[..data.len().min(self.snaplen)];
-                self.packer.push(0, frame.time_ns, frame.original_len, [data], &options)?;
+                self.output.packer.push(0, frame.time_ns, frame.original_len, [data], &options)?;
                 (data.len(), frame.original_len)
             }
         };
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
     use crate::ring::VlanTag;
     use wire::block::{Epoch, StreamKey};
-    use wire::pack::Compression;
+    use wire::pack::{Compression, Packer};
     use wire::pcapng::Epbs;
     use wire::pool::Pool;
 
@@ -95,19 +96,20 @@ mod tests {
 
     fn gathered(frame: &Frame<'_>, snaplen: usize) -> (Vec<u8>, u32, u64) {
         let key = StreamKey { epoch: Epoch(1), stream: 0 };
-        let mut packer = Packer::new(key, Pool::new(1 << 22), 1 << 16, Compression::None);
+        let packer = Packer::new(key, Pool::new(1 << 22), 1 << 16, Compression::None);
+        let mut output = Output::new(packer, None);
         let (mut cut_packets, mut last_time_ns) = (0, 0);
         let mut gather = Gather {
-            packer: &mut packer,
+            output: &mut output,
             snaplen,
             cut_packets: &mut cut_packets,
             last_time_ns: &mut last_time_ns,
         };
         while let Err(error) = gather.push(frame) {
             assert_eq!(error, PackError::NoBuffer);
-            assert!(gather.packer.prepare());
+            assert!(gather.output.packer.prepare());
         }
-        let block = packer.seal().expect("a frame");
+        let block = output.packer.seal().expect("a frame");
         let mut body = Vec::new();
         block.unpack_into(&mut body).expect("ours");
         let epb = Epbs::new(&body, 1).next().expect("one").expect("whole");

@@ -5,31 +5,35 @@
 //! overflow the kernel counts.
 
 mod gather;
+mod output;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
-use wire::block::StreamKey;
+use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::Losses;
-use wire::pack::{Compression, Packer};
+use wire::pack::Compression;
 use wire::pool::Pool;
 
+pub use self::output::Output;
+pub use self::stream::RingState;
 use self::stream::{RingStream, Turn};
 use crate::handover::{Handed, Handover, Wakeup};
-use crate::interfaces::interface_drops;
+use crate::losses::SharedLosses;
 use crate::ring::{DROP_ALL, FanoutMode, Ring, RingConfig, RingControl, RingError};
+use crate::totals::{TotalsFile, TotalsSlot};
 
-/// Ring blocks taken from one ring before the others get their turn.
-const BLOCKS_PER_TURN: usize = 16;
 /// How often streams report.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 /// Time beyond a block timeout for the kernel to hand over the last block.
@@ -50,17 +54,29 @@ pub struct CaptureConfig {
     pub pool: Pool,
     /// Somebody merges by time and wants to know when a stream is idle.
     pub marks_wanted: Arc<AtomicBool>,
+    /// Number of the next stream of this run: capture threads give them out.
+    pub next_stream: Arc<AtomicU32>,
+    /// What the sending thread lost of each stream, for the reports.
+    pub losses: SharedLosses,
+    /// Keeps the streams' totals beyond the end of the process.
+    pub totals: Option<Arc<TotalsFile>>,
 }
 
 /// A ring to open.
 pub struct RingOrder {
+    /// Its name in commands, which no other ring of this run has.
+    pub id: u32,
     /// The ring.
     pub config: RingConfig,
     /// Its place among the rings of its interface.
     pub fanout: Option<FanoutOrder>,
-    /// Its stream.
-    pub key: StreamKey,
-    /// What the stream's description says.
+    /// The run.
+    pub epoch: Epoch,
+    /// Where the ring's streams can be followed.
+    pub state: Arc<RingState>,
+    /// A ring of the same thread that this one takes the place of. It was closed before.
+    pub predecessor: Option<Arc<RingState>>,
+    /// What the stream's description says, but for the predecessor.
     pub description: Description,
 }
 
@@ -84,8 +100,33 @@ pub struct Opened {
 
 enum Command {
     Open(Box<RingOrder>, SyncSender<Result<Opened, RingError>>),
-    Close { stream: u32, note: String },
+    Close { id: u32, note: String },
+    Succeed(Vec<u32>),
     Stop,
+}
+
+/// What all rings of a thread have in common.
+struct Shared {
+    config: CaptureConfig,
+    handover: Handover,
+    wakeup: Wakeup,
+}
+
+impl Shared {
+    fn next_stream(&self) -> u32 {
+        self.config.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn totals(&self, stream: u32, interface: &str, opened_ns: u64) -> Option<TotalsSlot> {
+        self.config.totals.as_ref().and_then(|totals| totals.slot(stream, interface, opened_ns))
+    }
+
+    /// What was lost of a stream: here, and by the sending thread.
+    fn losses(&self, stream: u32, lost_here: &Losses) -> Losses {
+        let mut losses = lost_here.clone();
+        self.config.losses.raise(stream, &mut losses);
+        losses
+    }
 }
 
 /// A running capture thread.
@@ -101,9 +142,7 @@ impl CaptureThread {
         let wakeup = Wakeup::new()?;
         let (commands, receiver) = channel();
         let capture = Capture {
-            config,
-            handover,
-            wakeup: wakeup.clone(),
+            shared: Shared { config, handover, wakeup: wakeup.clone() },
             commands: receiver,
             rings: Vec::new(),
             report_due: Instant::now() + REPORT_TIME,
@@ -115,7 +154,7 @@ impl CaptureThread {
             {
                 warn!("--cores {id}: the thread could not be pinned");
             }
-            let guard = EndGuard(capture.handover.clone());
+            let guard = EndGuard(capture.shared.handover.clone());
             capture.run();
             drop(guard);
         })?;
@@ -131,9 +170,15 @@ impl CaptureThread {
         answer.recv_timeout(patience).unwrap_or(Err(RingError::Closed { interface }))
     }
 
-    /// Ends a stream whose interface is gone; does nothing if it has ended.
-    pub fn close(&self, stream: u32, note: String) {
-        self.command(Command::Close { stream, note });
+    /// Closes a ring whose interface is gone, and ends its stream; does nothing if that was done.
+    pub fn close(&self, id: u32, note: String) {
+        self.command(Command::Close { id, note });
+    }
+
+    /// Streams are to end, and their rings to go on under new numbers. Those that are not of this
+    /// thread, or have ended, are passed over.
+    pub fn succeed(&self, streams: &[u32]) {
+        self.command(Command::Succeed(streams.to_vec()));
     }
 
     /// Stops capturing: what is in the rings is handed over, then the thread ends.
@@ -177,9 +222,7 @@ impl Drop for CaptureThread {
 }
 
 struct Capture {
-    config: CaptureConfig,
-    handover: Handover,
-    wakeup: Wakeup,
+    shared: Shared,
     commands: Receiver<Command>,
     rings: Vec<RingStream>,
     report_due: Instant,
@@ -193,12 +236,14 @@ impl Capture {
                 None => break self.stop(),
             }
             let mut turn = Turn::Idle;
-            for stream in &mut self.rings {
-                match stream.take_blocks(&self.config, &self.handover, &self.wakeup) {
+            self.rings.retain_mut(|stream| {
+                match stream.take_blocks(&self.shared) {
                     Turn::Idle => {}
+                    Turn::Ended => return false,
                     other => turn = if turn == Turn::More { turn } else { other },
                 }
-            }
+                true
+            });
             if Instant::now() >= self.report_due {
                 self.report_due += REPORT_TIME;
                 self.report();
@@ -216,17 +261,22 @@ impl Capture {
                 Command::Open(order, reply) => {
                     let opened = self.open(*order);
                     let is_opened = opened.is_ok();
-                    if reply.send(opened).is_err() && is_opened {
+                    if reply.send(opened).is_err()
+                        && is_opened
+                        && let Some(ring) = self.rings.last_mut()
+                    {
                         // Nobody waits any more, so nobody would set its filter.
-                        self.rings.pop();
+                        ring.request_end(Some("the ring was opened too late".to_owned()));
                     }
                 }
-                Command::Close { stream, note } => {
-                    let found = self.rings.iter().position(|one| one.packer.key().stream == stream);
-                    if let Some(at) = found {
-                        let mut stream = self.rings.remove(at);
-                        stream.end(&self.config, &self.handover, &self.wakeup, Some(note));
+                Command::Close { id, note } => {
+                    if let Some(ring) = self.rings.iter_mut().find(|ring| ring.id() == id) {
+                        ring.request_end(Some(note));
                     }
+                }
+                Command::Succeed(streams) => {
+                    let named = self.rings.iter_mut().filter(|ring| streams.contains(&ring.stream()));
+                    named.for_each(RingStream::request_succession);
                 }
                 Command::Stop => return None,
             }
@@ -244,48 +294,27 @@ impl Capture {
         };
         ring.statistics()?; // what was counted before the filter is set was offered to nobody
         let opened = Opened { control: ring.control(), group, ring_bytes: ring.ring_bytes() };
-        let (pool, key) = (self.config.pool.clone(), order.key);
-        let packer = Packer::new(key, pool, self.config.body_bytes, self.config.compression);
-        self.handover.send(Handed::Stream(key, order.description.clone()));
-        let interface_drops_at_start = interface_drops(&order.config.interface);
-        self.rings.push(RingStream {
-            ring,
-            interface: order.config.interface,
-            packer,
-            description: Some(order.description),
-            cut_packets: 0,
-            lost: Losses::default(),
-            last_time_ns: 0,
-            interface_drops_at_start,
-        });
+        self.rings.push(RingStream::new(ring, order, &self.shared));
         Ok(opened)
     }
 
     /// Each second: where every stream stands; a ring whose interface is gone ends.
     fn report(&mut self) {
-        let (config, handover, wakeup) = (&self.config, &self.handover, &self.wakeup);
-        self.rings.retain_mut(|stream| {
-            if !stream.ring.attached() {
-                let note = format!("interface {}: gone", stream.interface);
-                warn!("{note}; its stream ends");
-                stream.end(config, handover, wakeup, Some(note));
-                return false;
-            }
-            stream.seal(handover);
-            stream.report(handover, false, None);
-            true
-        });
+        for stream in &mut self.rings {
+            stream.check_attached(&self.shared);
+            stream.report(&self.shared);
+        }
     }
 
     /// Sleeps until a ring has a block, a command comes, a buffer is free, or a report is due.
     fn wait(&mut self, turn: Turn) {
         let mut timeout = self.report_due.saturating_duration_since(Instant::now());
-        if turn == Turn::Idle && self.config.marks_wanted.load(Ordering::Acquire) {
-            timeout = timeout.min(self.config.block_timeout);
+        if turn == Turn::Idle && self.shared.config.marks_wanted.load(Ordering::Acquire) {
+            timeout = timeout.min(self.shared.config.block_timeout);
             self.send_marks();
         }
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
-        let mut fds = vec![PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.shared.wakeup.as_fd(), PollFlags::POLLIN)];
         if turn != Turn::Starved {
             // A ring with blocks that cannot be taken would be reported at once, for ever.
             fds.extend(self.rings.iter().map(|stream| PollFd::new(stream.ring.as_fd(), PollFlags::POLLIN)));
@@ -296,7 +325,7 @@ impl Capture {
         }
         let ready: Vec<PollFlags> =
             fds.iter().skip(1).map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-        self.wakeup.clear();
+        self.shared.wakeup.clear();
         for (stream, events) in self.rings.iter_mut().zip(ready) {
             if events.contains(PollFlags::POLLERR)
                 && let Some(error) = stream.ring.take_error()
@@ -314,10 +343,10 @@ impl Capture {
         let now_ns = wall_ns();
         for stream in &self.rings {
             // A packet stamped before this is in a block that the kernel has handed over.
-            let margin = 2 * self.config.block_timeout.as_nanos() as u64;
+            let margin = 2 * self.shared.config.block_timeout.as_nanos() as u64;
             let through = now_ns.saturating_sub(margin);
             if !stream.ring.ready() {
-                self.handover.send(Handed::Mark(stream.packer.key().stream, through));
+                self.shared.handover.send(Handed::Mark(stream.stream(), through));
             }
         }
     }
@@ -331,16 +360,14 @@ impl Capture {
         }
         if !self.rings.is_empty() {
             // The kernel hands over a part-filled block within one block timeout.
-            let until = Instant::now() + self.config.block_timeout + STOP_MARGIN;
+            let until = Instant::now() + self.shared.config.block_timeout + STOP_MARGIN;
             while Instant::now() < until {
-                for stream in &mut self.rings {
-                    stream.take_blocks(&self.config, &self.handover, &self.wakeup);
-                }
+                self.rings.retain_mut(|stream| stream.take_blocks(&self.shared) != Turn::Ended);
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
         for mut stream in std::mem::take(&mut self.rings) {
-            stream.end(&self.config, &self.handover, &self.wakeup, None);
+            stream.finish(&self.shared);
         }
     }
 }

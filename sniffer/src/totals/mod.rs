@@ -301,3 +301,15 @@ fn read(path: &Path, epoch: Epoch) -> Result<FormerRun, ReadError> {
     });
     Ok(FormerRun { path: path.to_owned(), epoch, created_ns, streams: streams.collect(), _file: file })
 }
+
+#[cfg(test)]
+impl TotalsFile {
+    /// Number of a stream's next block, as the file says now. (Of a slot that is being written to only single words can
+    /// be relied on: this is for who died.)
+    pub fn next_sequence(&self, stream: u32) -> Option<u64> {
+        let bytes = std::fs::read(&self.path).ok()?;
+        let name = self.path.file_name()?.to_str()?.strip_prefix(NAME_PREFIX)?.to_owned();
+        let (_, slots) = layout::parse(&bytes, Epoch::try_from(name).ok()?).ok()?;
+        slots.into_iter().find(|slot| slot.stream == stream).map(|slot| slot.totals.next_sequence)
+    }
+}
