@@ -5,14 +5,15 @@
 //! overflow the kernel counts.
 
 mod gather;
+mod outages;
 mod output;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use tracing::{debug, warn};
 use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::description::Description;
-use wire::ledger::Losses;
+use wire::ledger::{Losses, Outage};
 use wire::pack::Compression;
 use wire::pool::Pool;
 
@@ -78,6 +79,8 @@ pub struct RingOrder {
     pub predecessor: Option<Arc<RingState>>,
     /// What the stream's description says, but for the predecessor.
     pub description: Description,
+    /// Outages that belong to the stream from the start.
+    pub outages: Vec<Outage>,
 }
 
 /// How a ring joins those of its interface.
@@ -102,6 +105,7 @@ enum Command {
     Open(Box<RingOrder>, SyncSender<Result<Opened, RingError>>),
     Close { id: u32, note: String },
     Succeed(Vec<u32>),
+    Outage { id: u32, outage: Outage },
     Stop,
 }
 
@@ -133,6 +137,8 @@ impl Shared {
 pub struct CaptureThread {
     commands: Sender<Command>,
     wakeup: Wakeup,
+    name: String,
+    beats: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -141,14 +147,16 @@ impl CaptureThread {
     pub fn start(core: Option<usize>, config: CaptureConfig, handover: Handover) -> std::io::Result<Self> {
         let wakeup = Wakeup::new()?;
         let (commands, receiver) = channel();
+        let beats = Arc::<AtomicU64>::default();
         let capture = Capture {
             shared: Shared { config, handover, wakeup: wakeup.clone() },
             commands: receiver,
             rings: Vec::new(),
             report_due: Instant::now() + REPORT_TIME,
+            beats: Arc::clone(&beats),
         };
         let name = core.map_or("capture".to_owned(), |core| format!("capture-{core}"));
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(id) = core
                 && !core_affinity::set_for_current(core_affinity::CoreId { id })
             {
@@ -158,7 +166,7 @@ impl CaptureThread {
             capture.run();
             drop(guard);
         })?;
-        Ok(Self { commands, wakeup, thread: Some(thread) })
+        Ok(Self { commands, wakeup, name, beats, thread: Some(thread) })
     }
 
     /// Opens a ring on this thread. Gives up after `patience`: the thread may wait for a buffer that
@@ -179,6 +187,23 @@ impl CaptureThread {
     /// thread, or have ended, are passed over.
     pub fn succeed(&self, streams: &[u32]) {
         self.command(Command::Succeed(streams.to_vec()));
+    }
+
+    /// Says that the interface of a ring gives nothing, or gives something again.
+    pub fn note_outage(&self, id: u32, outage: Outage) {
+        self.command(Command::Outage { id, outage });
+    }
+
+    /// A number that moves at least once a second while the thread is alive. `None`: it has ended, in
+    /// order or not.
+    pub fn beats(&self) -> Option<u64> {
+        let running = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        running.then(|| self.beats.load(Ordering::Relaxed))
+    }
+
+    /// Its name, as the system shows it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Stops capturing: what is in the rings is handed over, then the thread ends.
@@ -226,15 +251,19 @@ struct Capture {
     commands: Receiver<Command>,
     rings: Vec<RingStream>,
     report_due: Instant,
+    /// Counts the turns, for who watches whether there are any.
+    beats: Arc<AtomicU64>,
 }
 
 impl Capture {
     fn run(mut self) {
         loop {
+            self.beats.fetch_add(1, Ordering::Relaxed);
             match self.handle_commands() {
                 Some(()) => {}
                 None => break self.stop(),
             }
+            self.rings.iter_mut().for_each(|stream| stream.report_if_due(&self.shared));
             let mut turn = Turn::Idle;
             self.rings.retain_mut(|stream| {
                 match stream.take_blocks(&self.shared) {
@@ -277,6 +306,11 @@ impl Capture {
                 Command::Succeed(streams) => {
                     let named = self.rings.iter_mut().filter(|ring| streams.contains(&ring.stream()));
                     named.for_each(RingStream::request_succession);
+                }
+                Command::Outage { id, outage } => {
+                    if let Some(ring) = self.rings.iter_mut().find(|ring| ring.id() == id) {
+                        ring.note_outage(outage);
+                    }
                 }
                 Command::Stop => return None,
             }
@@ -330,7 +364,8 @@ impl Capture {
             if events.contains(PollFlags::POLLERR)
                 && let Some(error) = stream.ring.take_error()
             {
-                warn!("interface {}: {}", stream.interface, error.desc());
+                // Who watches the interfaces says what it means; what is in the ring is still taken.
+                debug!("interface {}: {}", stream.interface, error.desc());
             }
             if events.contains(PollFlags::POLLIN) && !stream.ring.ready() {
                 stream.ring.resynchronise();

@@ -13,10 +13,11 @@ use tracing::{debug, warn};
 use wire::block::{Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
-use wire::ledger::{InterfaceTotals, Losses, Report, Stage};
+use wire::ledger::{InterfaceTotals, Losses, Outage, Report, Stage};
 use wire::pack::{PackError, Packer};
 
 use super::gather::Gather;
+use super::outages::Outages;
 use super::{Output, RingOrder, Shared};
 use crate::handover::Handed;
 use crate::interfaces::interface_drops;
@@ -38,7 +39,7 @@ impl RingState {
         self.stream.load(Ordering::Acquire)
     }
 
-    /// The ring is closed, or about to be: its interface is gone.
+    /// The ring found out by itself that its interface is gone, and ends.
     pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
     }
@@ -75,6 +76,9 @@ pub(super) struct RingStream {
     /// What the interface had dropped when it was asked last, and when this stream began.
     interface_drops: Option<u64>,
     interface_drops_before: Option<u64>,
+    outages: Outages,
+    /// There is something to say before the next second.
+    report_is_due: bool,
 }
 
 /// What a turn at a ring came to.
@@ -93,7 +97,7 @@ pub(super) enum Turn {
 impl RingStream {
     /// The first stream of a ring that was opened.
     pub(super) fn new(ring: Ring, order: RingOrder, shared: &Shared) -> Self {
-        let RingOrder { id, config, epoch, state, predecessor, mut description, .. } = order;
+        let RingOrder { id, config, epoch, state, predecessor, mut description, outages: noted, .. } = order;
         let key = StreamKey { epoch, stream: shared.next_stream() };
         // That ring was closed before this one was opened, so its last stream is the last.
         description.predecessor = predecessor.map(|ring| StreamKey { epoch, stream: ring.stream() });
@@ -103,6 +107,9 @@ impl RingStream {
         state.stream.store(key.stream, Ordering::Release);
         shared.handover.send(Handed::Stream(key, description.clone()));
         let drops = interface_drops(&config.interface);
+        let report_is_due = !noted.is_empty();
+        let mut outages = Outages::default();
+        noted.into_iter().for_each(|outage| outages.note(outage));
         Self {
             ring,
             interface: config.interface,
@@ -119,6 +126,8 @@ impl RingStream {
             last_time_ns: 0,
             interface_drops: drops,
             interface_drops_before: drops,
+            outages,
+            report_is_due,
         }
     }
 
@@ -144,6 +153,12 @@ impl RingStream {
         if !matches!(self.course, Course::End { .. }) {
             self.course = Course::End { note };
         }
+    }
+
+    /// An outage of the ring's interface has begun, or ended: the next report, which is made at once, says so.
+    pub(super) fn note_outage(&mut self, outage: Outage) {
+        self.outages.note(outage);
+        self.report_is_due = true;
     }
 
     /// Takes blocks out of the ring, a turn's worth. Small ones that are ready together share a
@@ -262,8 +277,15 @@ impl RingStream {
                 interface_drops,
             }],
             lost: shared.losses(self.stream(), &self.lost),
-            outages: Vec::new(),
+            outages: self.outages.list(),
             note,
+        }
+    }
+
+    /// Reports if there is something that is not to wait for the next second.
+    pub(super) fn report_if_due(&mut self, shared: &Shared) {
+        if self.report_is_due {
+            self.report(shared);
         }
     }
 
@@ -278,6 +300,7 @@ impl RingStream {
         shared.handover.send(Handed::Report(self.stream(), report));
         if let Some(block) = block {
             self.output.hand_over(block, &shared.handover);
+            self.report_is_due = false;
         }
     }
 
@@ -316,6 +339,7 @@ impl RingStream {
         self.interface_drops_before = self.interface_drops;
         self.cut_packets = 0;
         self.lost = Losses::default();
+        self.outages.pass_on();
         self.description.predecessor = Some(old);
         self.description.opened_ns = wall_ns();
         self.is_described = false;

@@ -467,7 +467,7 @@ fn request(config: &RingConfig, block_count: usize) -> Result<libc::tpacket_req3
 }
 
 /// The kernel's own rule, so that a name is refused before it is given to code that does not check.
-fn check_name(name: &str) -> Result<(), RingError> {
+pub fn check_name(name: &str) -> Result<(), RingError> {
     let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ && name != "." && name != "..";
     if fits
         && !name.bytes().any(|byte| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace())
