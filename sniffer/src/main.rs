@@ -21,6 +21,8 @@ mod test_net;
 #[allow(dead_code)] // the spool's side of it
 mod totals;
 mod uplink;
+#[allow(dead_code)] // for the sending thread's loop
+mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;

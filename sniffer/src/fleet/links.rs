@@ -76,8 +76,8 @@ impl Fleet {
         self.open_what_is_missing();
     }
 
-    #[allow(dead_code)] // for the sending thread's loop
     /// Looks after what no event told of: call it about every second.
+    #[allow(dead_code)] // for the sending thread's loop
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_stopped {
             return;
