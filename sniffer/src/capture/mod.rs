@@ -37,8 +37,6 @@ use crate::totals::{TotalsFile, TotalsSlot};
 
 /// How often streams report.
 const REPORT_TIME: Duration = Duration::from_secs(1);
-/// Time beyond a block timeout for the kernel to hand over the last block.
-const STOP_MARGIN: Duration = Duration::from_millis(50);
 
 /// What all rings of a sniffer have in common.
 #[derive(Clone)]
@@ -295,12 +293,12 @@ impl Capture {
                         && let Some(ring) = self.rings.last_mut()
                     {
                         // Nobody waits any more, so nobody would set its filter.
-                        ring.request_end(Some("the ring was opened too late".to_owned()));
+                        ring.request_end(Some("the ring was opened too late".to_owned()), &self.shared);
                     }
                 }
                 Command::Close { id, note } => {
                     if let Some(ring) = self.rings.iter_mut().find(|ring| ring.id() == id) {
-                        ring.request_end(Some(note));
+                        ring.request_end(Some(note), &self.shared);
                     }
                 }
                 Command::Succeed(streams) => {
@@ -326,9 +324,9 @@ impl Capture {
             }
             None => None,
         };
-        ring.statistics()?; // what was counted before the filter is set was offered to nobody
+        let counted = ring.statistics()?; // before the filter is set nothing is offered to anybody
         let opened = Opened { control: ring.control(), group, ring_bytes: ring.ring_bytes() };
-        self.rings.push(RingStream::new(ring, order, &self.shared));
+        self.rings.push(RingStream::new(ring, order, counted, &self.shared));
         Ok(opened)
     }
 
@@ -342,11 +340,14 @@ impl Capture {
 
     /// Sleeps until a ring has a block, a command comes, a buffer is free, or a report is due.
     fn wait(&mut self, turn: Turn) {
-        let mut timeout = self.report_due.saturating_duration_since(Instant::now());
+        let due = self.rings.iter().filter_map(RingStream::turn_due).fold(self.report_due, Instant::min);
+        let mut timeout = due.saturating_duration_since(Instant::now());
         if turn == Turn::Idle && self.shared.config.marks_wanted.load(Ordering::Acquire) {
             timeout = timeout.min(self.shared.config.block_timeout);
             self.send_marks();
         }
+        // Rounded up to whole ms, or the last one would be spent in turns without a pause.
+        let timeout = timeout + Duration::from_micros(999);
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         let mut fds = vec![PollFd::new(self.shared.wakeup.as_fd(), PollFlags::POLLIN)];
         if turn != Turn::Starved {
@@ -393,14 +394,8 @@ impl Capture {
                 debug!("{error}");
             }
         }
-        if !self.rings.is_empty() {
-            // The kernel hands over a part-filled block within one block timeout.
-            let until = Instant::now() + self.shared.config.block_timeout + STOP_MARGIN;
-            while Instant::now() < until {
-                self.rings.retain_mut(|stream| stream.take_blocks(&self.shared) != Turn::Ended);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
+        // All at once, so that what the kernel takes to hand over its last blocks, they take together.
+        self.rings.iter_mut().for_each(|stream| stream.request_end(None, &self.shared));
         for mut stream in std::mem::take(&mut self.rings) {
             stream.finish(&self.shared);
         }

@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, warn};
@@ -25,6 +26,8 @@ use crate::ring::{Ring, Statistics};
 
 /// Ring blocks taken from one ring before the others get their turn.
 const BLOCKS_PER_TURN: usize = 16;
+/// Time beyond a block timeout for the kernel to hand over the last block.
+const END_MARGIN: Duration = Duration::from_millis(50);
 
 /// What other threads can see of a ring.
 #[derive(Debug, Default)]
@@ -51,8 +54,9 @@ enum Course {
     On,
     /// It ends as soon as it can, and the ring goes on under the next number.
     Succession,
-    /// It ends when the ring is empty, and the ring with it.
-    End { note: Option<String> },
+    /// It ends when the ring is empty, and the ring with it; the kernel has until then to hand over
+    /// what it counted.
+    End { note: Option<String>, until: Instant },
 }
 
 /// A ring and the stream that it feeds.
@@ -70,6 +74,8 @@ pub(super) struct RingStream {
     counted: Statistics,
     /// What it had counted when this stream began.
     counted_before: Statistics,
+    /// Packets that were taken out of the ring for the streams before.
+    taken_before: u64,
     cut_packets: u64,
     lost: Losses,
     last_time_ns: u64,
@@ -95,8 +101,8 @@ pub(super) enum Turn {
 }
 
 impl RingStream {
-    /// The first stream of a ring that was opened.
-    pub(super) fn new(ring: Ring, order: RingOrder, shared: &Shared) -> Self {
+    /// The first stream of a ring that was opened. What was `counted` so far is nobody's.
+    pub(super) fn new(ring: Ring, order: RingOrder, counted: Statistics, shared: &Shared) -> Self {
         let RingOrder { id, config, epoch, state, predecessor, mut description, outages: noted, .. } = order;
         let key = StreamKey { epoch, stream: shared.next_stream() };
         // That ring was closed before this one was opened, so its last stream is the last.
@@ -119,8 +125,9 @@ impl RingStream {
             description,
             is_described: false,
             course: Course::On,
-            counted: Statistics::default(),
-            counted_before: Statistics::default(),
+            counted,
+            counted_before: counted,
+            taken_before: counted.packets - counted.drops,
             cut_packets: 0,
             lost: Losses::default(),
             last_time_ns: 0,
@@ -149,9 +156,19 @@ impl RingStream {
     }
 
     /// The stream is to end when the ring is empty, and the ring with it.
-    pub(super) fn request_end(&mut self, note: Option<String>) {
+    pub(super) fn request_end(&mut self, note: Option<String>, shared: &Shared) {
         if !matches!(self.course, Course::End { .. }) {
-            self.course = Course::End { note };
+            // The kernel hands over a part-filled block within one block timeout.
+            let until = Instant::now() + shared.config.block_timeout + END_MARGIN;
+            self.course = Course::End { note, until };
+        }
+    }
+
+    /// When the ring wants its turn, whatever happens to it until then.
+    pub(super) fn turn_due(&self) -> Option<Instant> {
+        match self.course {
+            Course::End { until, .. } => Some(until),
+            Course::On | Course::Succession => None,
         }
     }
 
@@ -177,7 +194,8 @@ impl RingStream {
                 self.seal(shared);
                 // Many quiet rings must not hold the buffers that a busy one needs.
                 self.output.packer.release_if_idle();
-                if !matches!(self.course, Course::End { .. }) {
+                let Some(until) = self.turn_due() else { return Turn::Idle };
+                if !self.is_drained() && Instant::now() < until {
                     return Turn::Idle;
                 }
                 return if self.with_buffer(shared, Self::end) { Turn::Ended } else { Turn::Starved };
@@ -216,6 +234,29 @@ impl RingStream {
             }
         }
         Turn::More
+    }
+
+    /// Whether all that the kernel counted as put into the ring was taken out of it. A block that is
+    /// still being filled is not ready, but what is in it is counted.
+    fn is_drained(&mut self) -> bool {
+        match self.ring.statistics() {
+            Ok(counted) => self.counted = counted,
+            Err(_) => return true, // said with the last report
+        }
+        self.left_behind() == 0
+    }
+
+    /// Packets that the kernel had put into the ring, when it was asked last, and that were not taken
+    /// out of it.
+    fn left_behind(&self) -> u64 {
+        // Drops are among the packets, always.
+        let put = self.counted.packets - self.counted.drops;
+        put.saturating_sub(self.taken_before + self.taken())
+    }
+
+    /// Packets that this stream has taken out of the ring.
+    fn taken(&self) -> u64 {
+        self.output.packer.packed().0 + self.lost.packets_at(Stage::Corrupt)
     }
 
     /// Does what takes a buffer. `false`: none is free, and the thread is woken when one is.
@@ -309,7 +350,15 @@ impl RingStream {
     fn end(&mut self, shared: &Shared) -> bool {
         self.seal(shared);
         let note = match &self.course {
-            Course::End { note } => note.clone(),
+            Course::End { note, .. } => {
+                // The kernel had its time. What it still has nobody will see: it is counted.
+                let left_behind = self.left_behind();
+                if left_behind > self.lost.packets_at(Stage::Unexplained) {
+                    warn!("interface {}: {left_behind} packets were left in the ring", self.interface);
+                    self.lost.raise(Stage::Unexplained, left_behind, 0);
+                }
+                note.clone()
+            }
             Course::On | Course::Succession => None,
         };
         let report = self.make_report(shared, note);
@@ -335,6 +384,7 @@ impl RingStream {
         let old = self.output.key();
         let key = StreamKey { stream: shared.next_stream(), ..old };
         self.course = Course::On;
+        self.taken_before += self.taken();
         self.counted_before = self.counted;
         self.interface_drops_before = self.interface_drops;
         self.cut_packets = 0;
@@ -356,21 +406,22 @@ impl RingStream {
         if !self.ring.attached() && !matches!(self.course, Course::End { .. }) {
             let note = format!("interface {}: gone", self.interface);
             debug!("{note}");
-            self.request_end(Some(note));
+            self.request_end(Some(note), shared);
             self.state.is_over.store(true, Ordering::Release);
             shared.handover.wake();
         }
     }
 
-    /// Hands over what the ring still holds and the stream's last block, and waits for buffers
-    /// where it must: at the end of the thread there is nothing else to do.
+    /// Hands over what the ring still holds and the stream's last block, and waits where it must: at
+    /// the end of the thread there is nothing else to do.
     pub(super) fn finish(&mut self, shared: &Shared) {
-        self.request_end(None);
+        self.request_end(None, shared);
         loop {
             match self.take_blocks(shared) {
                 Turn::Ended => break,
                 Turn::Starved => wait_for_buffer(&mut self.output.packer, shared),
-                Turn::Idle | Turn::More => {}
+                Turn::Idle => std::thread::sleep(Duration::from_millis(1)),
+                Turn::More => {}
             }
         }
     }

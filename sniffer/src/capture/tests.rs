@@ -266,6 +266,9 @@ fn reports_say_what_the_sending_thread_lost() {
         losses.set(0, lost.clone());
         losses.set(1, Losses::default());
         thread.succeed(&[0]);
+        while !taker.streams.contains_key(&1) {
+            taker.take().expect("it goes on");
+        }
         thread.stop();
         taker.take_to_the_end();
         assert_eq!(taker.streams[&0].report.lost, lost);

@@ -26,7 +26,9 @@ fn try_open(arguments: &str) -> Result<Chain, FleetError> {
     let config = Config::new(&Args::try_parse_from(args).expect("usage"), String::new()).expect("settings");
     let Source::Live(live) = &config.source else { panic!("interfaces") };
     let (handover, taker) = Taker::new();
-    let mut fleet = Fleet::open(&config, live, EPOCH, capture_config(Pool::new(64 << 20), None), &handover)?;
+    let capture =
+        CaptureConfig { block_timeout: config.block_timeout, ..capture_config(Pool::new(64 << 20), None) };
+    let mut fleet = Fleet::open(&config, live, EPOCH, capture, &handover)?;
     fleet.set_exclusions(&[])?;
     Ok(Chain { fleet, taker, number: 0 })
 }
@@ -207,6 +209,25 @@ fn an_interface_of_the_same_name_is_captured_again() {
             chain.stop();
         });
     }
+}
+
+/// What the kernel has counted but not handed over yet, in a block that is being filled, was lost when the interface went:
+/// the stream ended at once, with fewer packets than were offered.
+#[test]
+fn the_last_packets_of_an_interface_are_delivered() {
+    in_namespace(|| {
+        let mut chain = open("-i far --block-timeout 300ms -f ether[12:2]==0x88b5");
+        chain.until_packets_come();
+        let (before, wire) = (chain.taker.numbers.len(), Wire::new("near"));
+        send(&wire, 1_000_000..1_000_003);
+        ip("link del far");
+        chain.until("the end", |taker| taker.streams[&0].has_ended);
+        let report = &chain.stream(0).report;
+        assert_eq!(chain.taker.numbers.len(), before + 3);
+        assert_eq!(report.interfaces[0].offered, report.packed_packets);
+        assert_eq!(report.lost.packets(), 0);
+        chain.stop();
+    });
 }
 
 /// Where events were lost, or were never sent, a ring finds out by itself that it is dead.
