@@ -264,6 +264,8 @@ impl RingStream {
         if step(self, shared) {
             return true;
         }
+        // What the next block would be gathered in is many times what is wanted.
+        self.output.packer.release_if_idle();
         shared.wakeup.set_starved();
         if step(self, shared) {
             return true; // it became free in between
