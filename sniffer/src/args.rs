@@ -83,6 +83,11 @@ pub struct Args {
     #[arg(long, value_name = "METHOD", default_value = "lz4")]
     pub compression: CompressionArg,
 
+    /// Wait for an interface that is missing at start, instead of leaving with status 1.
+    // Not `requires = "interface"`, as below.
+    #[arg(long, conflicts_with_all = ["read", "list_interfaces"])]
+    pub wait: bool,
+
     /// With --read: do not wait for a viewer.
     // Not `requires = "read"`: clap drops that where --interface, which excludes --read, is given.
     #[arg(long, conflicts_with_all = ["interface", "list_interfaces"])]

@@ -69,6 +69,8 @@ pub struct Live {
     pub promiscuous: bool,
     /// Our own uplink is captured too.
     pub include_self: bool,
+    /// Interfaces that are missing at start are waited for.
+    pub wait: bool,
 }
 
 /// Why the settings do not go together. Exit status 2.
@@ -185,5 +187,6 @@ fn live(args: &Args) -> Result<Live, ConfigError> {
         block_bytes: args.block_size,
         promiscuous: !args.no_promiscuous,
         include_self: args.include_self,
+        wait: args.wait,
     })
 }

@@ -11,13 +11,19 @@ mod fleet;
 mod handover;
 mod interfaces;
 mod journal_command;
+#[allow(dead_code)] // the sending thread's side of it
+mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
 mod summary;
 #[cfg(test)]
 mod test_net;
+#[allow(dead_code)] // the spool's side of it
+mod totals;
 mod uplink;
+#[allow(dead_code)] // for the sending thread's loop
+mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -80,6 +86,9 @@ fn run(config: &Config) -> Result<(), Failure> {
         block_timeout: config.block_timeout,
         pool: pool.clone(),
         marks_wanted: Arc::clone(&marks_wanted),
+        next_stream: Arc::default(),
+        losses: losses::SharedLosses::default(),
+        totals: None,
     };
 
     // Rings are bound, and have joined their groups, behind filters that drop everything; capture

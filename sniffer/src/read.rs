@@ -21,7 +21,7 @@ use wire::description::{Description, JSON_BYTES_MAX};
 use wire::ledger::{InterfaceTotals, Report};
 use wire::pack::{PackError, Packer};
 
-use crate::capture::CaptureConfig;
+use crate::capture::{CaptureConfig, Output};
 use crate::config::Config;
 use crate::handover::{Handed, Handover, Pace, Wakeup};
 
@@ -103,9 +103,11 @@ impl ReadThread {
             agent: crate::AGENT.to_owned(),
             opened_ns: wall_ns(),
             predecessor: None,
-            file: Some(file),
+            file: Some(file.clone()),
             interfaces: Vec::new(),
         };
+        let totals =
+            capture.totals.as_ref().and_then(|totals| totals.slot(key.stream, &file, description.opened_ns));
         let packer = Packer::new(key, capture.pool.clone(), config.body_bytes, config.compression);
         let mut sending = Sending {
             path: shown,
@@ -114,7 +116,7 @@ impl ReadThread {
             body_bytes: config.body_bytes as u64,
             description,
             programs: Vec::new(),
-            packer,
+            output: Output::new(packer, totals),
             handover: handover.clone(),
             wakeup: wakeup.clone(),
             pace: pace.clone(),
@@ -200,7 +202,7 @@ struct Sending {
     description: Description,
     /// By interface: the filter for its link type.
     programs: Vec<Program>,
-    packer: Packer,
+    output: Output,
     handover: Handover,
     wakeup: Wakeup,
     pace: Pace,
@@ -283,18 +285,18 @@ impl Sending {
             self.seal();
             self.describe();
         }
-        while !self.packer.is_under_way() {
+        while !self.output.packer.is_under_way() {
             // Each block begins with a look at how much is under way.
             if !self.pace.wait(self.body_bytes, UNDER_WAY_BYTES_MAX, self.wait) {
                 return Ok(false);
             }
-            if self.packer.prepare() {
+            if self.output.packer.prepare() {
                 break;
             }
             self.wait_for_buffer();
         }
         loop {
-            let pushed = self.packer.push(
+            let pushed = self.output.packer.push(
                 packet.interface,
                 packet.time_ns,
                 packet.original_len,
@@ -324,9 +326,10 @@ impl Sending {
     }
 
     fn seal(&mut self) {
-        if let Some(block) = self.packer.seal() {
+        if let Some(block) = self.output.packer.seal() {
             self.pace.add(block.bytes().len());
-            self.handover.send(Handed::Block(block));
+            self.output.set_kernel(self.output.packer.packed().0, 0); // nothing is dropped here
+            self.output.hand_over(block, &self.handover);
         }
     }
 
@@ -335,13 +338,13 @@ impl Sending {
         if self.is_described {
             return;
         }
-        let key = self.packer.key();
+        let key = self.output.key();
         self.handover.send(Handed::Stream(key, self.description.clone()));
         loop {
-            match self.packer.seal_json(Kind::Description, &self.description, wall_ns(), false) {
+            match self.output.packer.seal_json(Kind::Description, &self.description, wall_ns(), false) {
                 Some(block) => {
                     self.pace.add(block.bytes().len());
-                    self.handover.send(Handed::Block(block));
+                    self.output.hand_over(block, &self.handover);
                     self.is_described = true;
                     return;
                 }
@@ -352,7 +355,7 @@ impl Sending {
 
     /// The stream's last block.
     fn report(&mut self, note: Option<String>) {
-        let (packed_packets, packed_bytes) = self.packer.packed();
+        let (packed_packets, packed_bytes) = self.output.packer.packed();
         let totals = |offered: &u64| InterfaceTotals { offered: *offered, ..InterfaceTotals::default() };
         let report = Report {
             time_ns: self.last_time_ns,
@@ -364,12 +367,12 @@ impl Sending {
             note,
             ..Report::default()
         };
-        self.handover.send(Handed::Report(self.packer.key().stream, report.clone()));
+        self.handover.send(Handed::Report(self.output.key().stream, report.clone()));
         loop {
-            match self.packer.seal_json(Kind::Report, &report, self.last_time_ns, true) {
+            match self.output.packer.seal_json(Kind::Report, &report, self.last_time_ns, true) {
                 Some(block) => {
                     self.pace.add(block.bytes().len());
-                    return self.handover.send(Handed::Block(block));
+                    return self.output.hand_over(block, &self.handover);
                 }
                 None => self.wait_for_buffer(),
             }

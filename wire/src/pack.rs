@@ -103,6 +103,17 @@ impl Packer {
         packer
     }
 
+    /// Goes on as stream `key`, from its first block and from zero, with the buffers it has.
+    ///
+    /// What was gathered must be sealed first: it belongs to the stream before.
+    pub fn succeed(&mut self, key: StreamKey) {
+        debug_assert!(!self.is_under_way(), "gathered packets belong to the stream before");
+        self.key = key;
+        self.sequence = 0;
+        self.packets_before = 0;
+        self.bytes_before = 0;
+    }
+
     /// The stream being packed.
     pub fn key(&self) -> StreamKey {
         self.key

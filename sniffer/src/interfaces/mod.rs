@@ -19,9 +19,7 @@ use nix::ifaddrs::getifaddrs;
 
 pub use self::drops::interface_drops;
 pub use self::ethtool::Offloads;
-#[cfg(test)]
-pub use self::monitor::LinkEvent;
-pub use self::monitor::Monitor;
+pub use self::monitor::{LinkEvent, Monitor};
 
 use self::ethtool::Ethtool;
 use self::netlink::Link;

@@ -11,7 +11,7 @@
 //! - A ring has one reader, which owns it. Other threads get a [`RingControl`], which can only change the filter.
 //! - Packets the kernel offered are `Statistics::packets`; those of them it had no room for, `drops`. Everything else is
 //!   in a block. What a filter rejects is counted nowhere.
-//! - `unsafe` is in `socket`, `map` and `block` and nowhere else of the capture path.
+//! - `unsafe` is in `socket`, `map` and `block`. Elsewhere on the capture path it is in the mapping of the totals file only.
 //!
 //! Set-up goes socket (protocol 0), version, ring, mapping, filter, promiscuous mode, bind. The order matters: version
 //! and options are refused after the ring, and a socket bound first would queue packets outside of it.
@@ -467,7 +467,7 @@ fn request(config: &RingConfig, block_count: usize) -> Result<libc::tpacket_req3
 }
 
 /// The kernel's own rule, so that a name is refused before it is given to code that does not check.
-fn check_name(name: &str) -> Result<(), RingError> {
+pub fn check_name(name: &str) -> Result<(), RingError> {
     let fits = !name.is_empty() && name.len() < libc::IFNAMSIZ && name != "." && name != "..";
     if fits
         && !name.bytes().any(|byte| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace())

@@ -4,23 +4,30 @@
 //! group while its filter drops everything; then, when the port of our own uplink is known, each
 //! gets its real filter. So no packet is seen twice, nor our own connection even once.
 
+mod links;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
 use thiserror::Error;
 use tracing::{debug, info, warn};
 use wire::Interface;
-use wire::block::{Epoch, StreamKey};
+use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::description::Description;
+use wire::ledger::{Outage, OutageKind};
 
-use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder};
+use self::links::{Down, Gone};
+use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder, RingState};
 use crate::config::{Config, Live};
 use crate::handover::Handover;
-use crate::interfaces::{self, InterfaceInfo, Monitor, os_description};
-use crate::ring::{Instruction, RingConfig, RingControl, RingError};
+use crate::interfaces::{self, InterfaceInfo, LinkEvent, Monitor, os_description};
+use crate::ring::{Instruction, RingConfig, RingControl, RingError, check_name};
 
 /// Time for a thread to open a ring, before anything is sent, and while the caller has to send.
 const PATIENCE_AT_START: Duration = Duration::from_secs(60);
@@ -45,6 +52,15 @@ pub enum FleetError {
 }
 
 impl FleetError {
+    /// There is no such interface.
+    fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::Interface(interfaces::InterfaceError::NoSuchDevice { .. })
+                | Self::Ring(RingError::NoSuchDevice { .. })
+        )
+    }
+
     /// The filter itself is at fault: wrong usage.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Filter(FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. }))
@@ -59,15 +75,23 @@ pub struct Fleet {
     snaplen: u32,
     live: Live,
     threads: Vec<CaptureThread>,
-    next_stream: u32,
+    next_ring: u32,
     /// By interface index.
     captured: BTreeMap<u32, Captured>,
+    /// By name: interfaces that were captured and may come back.
+    gone: BTreeMap<String, Gone>,
+    /// By name: why an interface could not be opened, so that it is said once.
+    failures: BTreeMap<String, String>,
+    /// When what could not be opened is tried again.
+    retry_at: Option<Instant>,
     exclusions: Vec<Exclusion>,
     /// Interfaces as they come and go.
     monitor: Monitor,
     block_timeout_ms: u32,
     /// How long a thread may take to open a ring.
     patience: Duration,
+    /// Filters were set: what is opened from now on captures at once.
+    has_begun: bool,
     /// Capture is over: no filter is set and nothing is opened any more.
     is_stopped: bool,
 }
@@ -78,12 +102,18 @@ struct Captured {
     program: Program,
     link: LinkLayer,
     rings: Vec<CapturedRing>,
+    /// It is down, or has no carrier.
+    down: Option<Down>,
+    /// How long there was none of this name, if it was captured before.
+    was_gone_for: Option<Duration>,
 }
 
 struct CapturedRing {
+    /// Its name among the rings: streams are succeeded, the ring stays.
+    id: u32,
     control: RingControl,
     thread: usize,
-    stream: u32,
+    state: Arc<RingState>,
 }
 
 impl Fleet {
@@ -109,46 +139,44 @@ impl Fleet {
             snaplen: config.snaplen,
             live: live.clone(),
             threads,
-            next_stream: 0,
+            next_ring: 0,
             captured: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            retry_at: None,
             exclusions: Vec::new(),
             monitor: Monitor::open().map_err(FleetError::List)?,
             block_timeout_ms: config.block_timeout.as_millis().max(1) as u32,
             patience: PATIENCE_AT_START,
+            has_begun: false,
             is_stopped: false,
         };
         if live.interfaces.is_empty() {
             fleet.open_all()?;
         }
         for name in &live.interfaces {
-            let info = interfaces::find(name)?;
-            if !info.up {
-                warn!("interface {name}: is down; packets come when it is up");
+            match fleet.open_named(name) {
+                Err(error) if live.wait && error.is_missing() => {
+                    // What can be said to be wrong is said now, and not when it is there.
+                    check_name(name)?;
+                    fleet.check_filter()?;
+                    info!("interface {name}: not there yet; capture begins when it is");
+                }
+                other => other?,
             }
-            fleet.open_interface(&info)?;
         }
         fleet.patience = PATIENCE_WHILE_SENDING;
         Ok(fleet)
     }
 
-    /// All wanted interfaces that are there and not captured yet. One that cannot be captured is
-    /// left out, and said.
-    fn open_all(&mut self) -> Result<(), FleetError> {
-        for info in interfaces::list().map_err(FleetError::List)? {
-            let wanted = &self.live.interfaces;
-            let is_wanted = wanted.is_empty() || wanted.contains(&info.name);
-            if !is_wanted || self.captured.contains_key(&info.index) {
-                continue;
-            }
-            match self.open_interface(&info) {
-                Ok(()) => {}
-                // What is wrong with the filter or with our rights is wrong for every interface.
-                Err(error @ FleetError::Ring(RingError::NotPermitted { .. })) => return Err(error),
-                Err(error) if error.is_usage() && info.link_type == Some(1) => return Err(error),
-                Err(error) => warn!("{}; left out", crate::text(&error)),
-            }
+    fn open_named(&mut self, name: &str) -> Result<(), FleetError> {
+        let info = interfaces::find(name)?;
+        if !info.up {
+            warn!("interface {name}: is down; packets come when it is up");
+        } else if !info.running {
+            warn!("interface {name}: no carrier; packets come when it has one");
         }
-        Ok(())
+        self.open_interface(&info)
     }
 
     fn open_interface(&mut self, info: &InterfaceInfo) -> Result<(), FleetError> {
@@ -164,24 +192,41 @@ impl Fleet {
             promiscuous: self.live.promiscuous,
             ignore_outgoing: info.loopback,
         };
-        let mut captured =
-            Captured { name: info.name.clone(), program, link: LinkLayer::of(link_type), rings: Vec::new() };
+        let gone = self.gone.get(&info.name);
+        let mut captured = Captured {
+            name: info.name.clone(),
+            program,
+            link: LinkLayer::of(link_type),
+            rings: Vec::new(),
+            down: (!(info.up && info.running)).then(Down::now),
+            was_gone_for: gone.map(Gone::time),
+        };
+        let outages: Vec<Outage> = gone
+            .map(|gone| gone.outage(&info.name))
+            .into_iter()
+            .chain(captured.down.as_ref().map(|down| down.outage(&info.name, None)))
+            .collect();
         let mut group = None;
         for (index, thread) in self.threads.iter().enumerate() {
-            let stream = self.next_stream;
-            self.next_stream += 1;
+            let id = self.next_ring;
+            self.next_ring += 1;
+            let state = Arc::new(RingState::default());
             let fanout = (self.threads.len() > 1).then_some(FanoutOrder { group, mode: self.live.fanout });
             let order = RingOrder {
+                id,
                 config: config.clone(),
                 fanout,
-                key: StreamKey { epoch: self.epoch, stream },
+                epoch: self.epoch,
+                state: Arc::clone(&state),
+                predecessor: gone.and_then(|gone| gone.rings.get(index)).map(Arc::clone),
                 description: self.describe(info, link_type),
+                outages: outages.clone(),
             };
             let opened = match thread.open(order, self.patience) {
                 Ok(opened) => opened,
                 Err(error) => {
                     for ring in &captured.rings {
-                        self.threads[ring.thread].close(ring.stream, error.to_string());
+                        self.threads[ring.thread].close(ring.id, error.to_string());
                     }
                     return Err(error.into());
                 }
@@ -190,7 +235,7 @@ impl Fleet {
             if opened.ring_bytes < config.ring_bytes {
                 warn!("interface {}: ring of {} bytes, for want of memory", info.name, opened.ring_bytes);
             }
-            captured.rings.push(CapturedRing { control: opened.control, thread: index, stream });
+            captured.rings.push(CapturedRing { id, control: opened.control, thread: index, state });
         }
         let offloads = &info.offloads;
         let named =
@@ -201,6 +246,7 @@ impl Fleet {
             let on = on.join(", ");
             debug!("interface {}: {on} on: frames may be larger than on the wire", info.name);
         }
+        self.gone.remove(&info.name);
         self.captured.insert(info.index, captured);
         Ok(())
     }
@@ -216,6 +262,22 @@ impl Fleet {
         match bpf::compile(expression, link_type, self.snaplen) {
             Err(FilterError::Metadata { .. }) => bpf::compile_live(expression, &info.name, self.snaplen),
             other => other,
+        }
+    }
+
+    /// Whether the user's filter is one for any kind of interface that may come.
+    fn check_filter(&self) -> Result<(), FilterError> {
+        let Some(expression) = &self.filter else { return Ok(()) };
+        const ETHERNET: u16 = 1;
+        const RAW_IP: u16 = 101;
+        const RADIOTAP: u16 = 127;
+        let wrong = |link_type| match bpf::compile(expression, link_type, self.snaplen) {
+            Err(error @ (FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. })) => Some(error),
+            Ok(_) | Err(_) => None, // what else may be wrong is so for now
+        };
+        match wrong(ETHERNET) {
+            Some(error) if [RAW_IP, RADIOTAP].into_iter().all(|one| wrong(one).is_some()) => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -252,6 +314,7 @@ impl Fleet {
             return Ok(());
         }
         self.exclusions = exclusions.to_vec();
+        self.has_begun = true;
         let failed = self.captured.values().filter_map(|captured| captured.set_filter(exclusions).err());
         match failed.reduce(|first, _| first) {
             Some(error) => Err(error.into()),
@@ -272,48 +335,29 @@ impl Fleet {
         special || interfaces::list().is_ok_and(|list| list.iter().any(has))
     }
 
-    /// Interfaces may have come or gone.
-    pub fn handle_link_events(&mut self) {
-        if self.is_stopped {
-            return;
-        }
-        loop {
-            match self.monitor.events() {
-                Ok(events) if events.is_empty() => break,
-                Ok(events) => events.iter().filter(|event| event.removed).for_each(|event| {
-                    if let Some(captured) = self.captured.remove(&event.index) {
-                        for ring in captured.rings {
-                            let note = format!("interface {}: gone", captured.name);
-                            self.threads[ring.thread].close(ring.stream, note);
-                        }
-                    }
-                }),
-                Err(error) => {
-                    warn!("interfaces: {error}");
-                    break;
-                }
-            }
-        }
-        let known: Vec<u32> = self.captured.keys().copied().collect();
-        if let Err(error) = self.open_all() {
-            warn!("{}", crate::text(&error));
-        }
-        for (_, captured) in self.captured.iter().filter(|(index, _)| !known.contains(index)) {
-            info!("interface {}: capturing", captured.name);
-            if let Err(error) = captured.set_filter(&self.exclusions) {
-                warn!("{}", crate::text(&error));
-            }
-        }
-    }
-
     /// Names of the interfaces that are captured.
     pub fn interface_names(&self) -> Vec<String> {
         self.captured.values().map(|captured| captured.name.clone()).collect()
     }
 
+    /// The capture threads that run: their names, and a number of each that moves at least once a second.
+    #[allow(dead_code)] // for the watchdog
+    pub fn beats(&self) -> Vec<(&str, u64)> {
+        self.threads.iter().filter_map(|thread| Some((thread.name(), thread.beats()?))).collect()
+    }
+
     /// How many threads hand over, each until it says that it has ended.
     pub fn thread_count(&self) -> usize {
         self.threads.len()
+    }
+
+    /// Ends these streams and has their rings go on under new numbers, whose descriptions name them
+    /// as predecessors. Nothing happens to the packets on their way, nor to streams that have ended.
+    #[allow(dead_code)] // for the sending thread, when the line was cut
+    pub fn succeed(&self, streams: &[u32]) {
+        if !streams.is_empty() {
+            self.threads.iter().for_each(|thread| thread.succeed(streams));
+        }
     }
 
     /// A buffer may be free again.

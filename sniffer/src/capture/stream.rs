@@ -1,0 +1,448 @@
+//! A ring and the stream that it feeds: blocks out of the ring, packed blocks to the hand-over.
+//!
+//! A ring outlives its streams: asked for a succession, the stream ends and the ring goes on under the next number. What
+//! takes a buffer and finds none (a description, a last report) is tried again when one is free, and the packets stay in
+//! the ring so long: nothing here waits, except at the very end.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{debug, warn};
+use wire::block::{Kind, StreamKey};
+use wire::clock::wall_ns;
+use wire::description::Description;
+use wire::ledger::{InterfaceTotals, Losses, Outage, Report, Stage};
+use wire::pack::{PackError, Packer};
+
+use super::gather::Gather;
+use super::outages::Outages;
+use super::{Output, RingOrder, Shared};
+use crate::handover::Handed;
+use crate::interfaces::interface_drops;
+use crate::ring::{Ring, Statistics};
+
+/// Ring blocks taken from one ring before the others get their turn.
+const BLOCKS_PER_TURN: usize = 16;
+/// Time beyond a block timeout for the kernel to hand over the last block.
+const END_MARGIN: Duration = Duration::from_millis(50);
+
+/// What other threads can see of a ring.
+#[derive(Debug, Default)]
+pub struct RingState {
+    stream: AtomicU32,
+    is_over: AtomicBool,
+}
+
+impl RingState {
+    /// Number of the stream that the ring feeds, or fed last.
+    pub fn stream(&self) -> u32 {
+        self.stream.load(Ordering::Acquire)
+    }
+
+    /// The ring found out by itself that its interface is gone, and ends.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+}
+
+/// Where a stream is going.
+enum Course {
+    /// On and on.
+    On,
+    /// It ends as soon as it can, and the ring goes on under the next number.
+    Succession,
+    /// It ends when the ring is empty, and the ring with it; the kernel has until then to hand over
+    /// what it counted.
+    End { note: Option<String>, until: Instant },
+}
+
+/// A ring and the stream that it feeds.
+pub(super) struct RingStream {
+    pub(super) ring: Ring,
+    pub(super) interface: String,
+    id: u32,
+    state: Arc<RingState>,
+    output: Output,
+    description: Description,
+    /// The description was handed over.
+    is_described: bool,
+    course: Course,
+    /// What the kernel has counted of the ring, when it was asked last.
+    counted: Statistics,
+    /// What it had counted when this stream began.
+    counted_before: Statistics,
+    /// Packets that were taken out of the ring for the streams before.
+    taken_before: u64,
+    cut_packets: u64,
+    lost: Losses,
+    last_time_ns: u64,
+    /// What the interface had dropped when it was asked last, and when this stream began.
+    interface_drops: Option<u64>,
+    interface_drops_before: Option<u64>,
+    outages: Outages,
+    /// There is something to say before the next second.
+    report_is_due: bool,
+}
+
+/// What a turn at a ring came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The ring is empty.
+    Idle,
+    /// There may be more.
+    More,
+    /// No buffer is free.
+    Starved,
+    /// The stream has ended, and the ring is done with.
+    Ended,
+}
+
+impl RingStream {
+    /// The first stream of a ring that was opened. What was `counted` so far is nobody's.
+    pub(super) fn new(ring: Ring, order: RingOrder, counted: Statistics, shared: &Shared) -> Self {
+        let RingOrder { id, config, epoch, state, predecessor, mut description, outages: noted, .. } = order;
+        let key = StreamKey { epoch, stream: shared.next_stream() };
+        // That ring was closed before this one was opened, so its last stream is the last.
+        description.predecessor = predecessor.map(|ring| StreamKey { epoch, stream: ring.stream() });
+        let (body_bytes, compression) = (shared.config.body_bytes, shared.config.compression);
+        let packer = Packer::new(key, shared.config.pool.clone(), body_bytes, compression);
+        let totals = shared.totals(key.stream, &config.interface, description.opened_ns);
+        state.stream.store(key.stream, Ordering::Release);
+        shared.handover.send(Handed::Stream(key, description.clone()));
+        let drops = interface_drops(&config.interface);
+        let report_is_due = !noted.is_empty();
+        let mut outages = Outages::default();
+        noted.into_iter().for_each(|outage| outages.note(outage));
+        Self {
+            ring,
+            interface: config.interface,
+            id,
+            state,
+            output: Output::new(packer, totals),
+            description,
+            is_described: false,
+            course: Course::On,
+            counted,
+            counted_before: counted,
+            taken_before: counted.packets - counted.drops,
+            cut_packets: 0,
+            lost: Losses::default(),
+            last_time_ns: 0,
+            interface_drops: drops,
+            interface_drops_before: drops,
+            outages,
+            report_is_due,
+        }
+    }
+
+    /// The ring's name among those who give commands.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Number of the present stream.
+    pub(super) fn stream(&self) -> u32 {
+        self.output.key().stream
+    }
+
+    /// The stream is to be succeeded by another of the same ring, unless it is about to end.
+    pub(super) fn request_succession(&mut self) {
+        if matches!(self.course, Course::On) {
+            self.course = Course::Succession;
+        }
+    }
+
+    /// The stream is to end when the ring is empty, and the ring with it.
+    pub(super) fn request_end(&mut self, note: Option<String>, shared: &Shared) {
+        if !matches!(self.course, Course::End { .. }) {
+            // The kernel hands over a part-filled block within one block timeout.
+            let until = Instant::now() + shared.config.block_timeout + END_MARGIN;
+            self.course = Course::End { note, until };
+        }
+    }
+
+    /// When the ring wants its turn, whatever happens to it until then.
+    pub(super) fn turn_due(&self) -> Option<Instant> {
+        match self.course {
+            Course::End { until, .. } => Some(until),
+            Course::On | Course::Succession => None,
+        }
+    }
+
+    /// An outage of the ring's interface has begun, or ended: the next report, which is made at once, says so.
+    pub(super) fn note_outage(&mut self, outage: Outage) {
+        self.outages.note(outage);
+        self.report_is_due = true;
+    }
+
+    /// Takes blocks out of the ring, a turn's worth. Small ones that are ready together share a
+    /// packed block; none waits for another.
+    pub(super) fn take_blocks(&mut self, shared: &Shared) -> Turn {
+        if !self.with_buffer(shared, Self::describe) {
+            return Turn::Starved;
+        }
+        if matches!(self.course, Course::Succession)
+            && !(self.with_buffer(shared, Self::succeed) && self.with_buffer(shared, Self::describe))
+        {
+            return Turn::Starved;
+        }
+        for _ in 0..BLOCKS_PER_TURN {
+            if !self.ring.ready() {
+                self.seal(shared);
+                // Many quiet rings must not hold the buffers that a busy one needs.
+                self.output.packer.release_if_idle();
+                let Some(until) = self.turn_due() else { return Turn::Idle };
+                if !self.is_drained() && Instant::now() < until {
+                    return Turn::Idle;
+                }
+                return if self.with_buffer(shared, Self::end) { Turn::Ended } else { Turn::Starved };
+            }
+            if !self.output.packer.prepare() {
+                shared.wakeup.set_starved();
+                if !self.output.packer.prepare() {
+                    self.seal(shared);
+                    shared.handover.wake();
+                    return Turn::Starved;
+                }
+            }
+            let Some(block) = self.ring.next_block() else { return Turn::Idle };
+            let mut gather = Gather {
+                output: &mut self.output,
+                snaplen: shared.config.snaplen as usize,
+                cut_packets: &mut self.cut_packets,
+                last_time_ns: &mut self.last_time_ns,
+            };
+            let mut frames = block.frames();
+            for frame in frames.by_ref() {
+                while let Err(error) = gather.push(&frame) {
+                    match error {
+                        PackError::Full => gather.output.seal(&shared.handover),
+                        PackError::NoBuffer => wait_for_buffer(&mut gather.output.packer, shared),
+                        // A frame is at most 256 KiB, so it always fits.
+                        PackError::TooLarge { .. } => break,
+                    }
+                }
+            }
+            // A malformed block is the kernel's defect or ours; what it hides is counted.
+            self.lost.add(Stage::Corrupt, frames.unread().into(), 0);
+            drop(block);
+            if self.output.packer.gathered_bytes() > shared.config.body_bytes / 2 {
+                self.seal(shared);
+            }
+        }
+        Turn::More
+    }
+
+    /// Whether all that the kernel counted as put into the ring was taken out of it. A block that is
+    /// still being filled is not ready, but what is in it is counted.
+    fn is_drained(&mut self) -> bool {
+        match self.ring.statistics() {
+            Ok(counted) => self.counted = counted,
+            Err(_) => return true, // said with the last report
+        }
+        self.left_behind() == 0
+    }
+
+    /// Packets that the kernel had put into the ring, when it was asked last, and that were not taken
+    /// out of it.
+    fn left_behind(&self) -> u64 {
+        // Drops are among the packets, always.
+        let put = self.counted.packets - self.counted.drops;
+        put.saturating_sub(self.taken_before + self.taken())
+    }
+
+    /// Packets that this stream has taken out of the ring.
+    fn taken(&self) -> u64 {
+        self.output.packer.packed().0 + self.lost.packets_at(Stage::Corrupt)
+    }
+
+    /// Does what takes a buffer. `false`: none is free, and the thread is woken when one is.
+    fn with_buffer(&mut self, shared: &Shared, step: impl Fn(&mut Self, &Shared) -> bool) -> bool {
+        if step(self, shared) {
+            return true;
+        }
+        // What the next block would be gathered in is many times what is wanted.
+        self.output.packer.release_if_idle();
+        shared.wakeup.set_starved();
+        if step(self, shared) {
+            return true; // it became free in between
+        }
+        shared.handover.wake();
+        false
+    }
+
+    /// The stream's description goes before anything else. `false`: no buffer is free.
+    fn describe(&mut self, shared: &Shared) -> bool {
+        if !self.is_described {
+            let (packer, description) = (&mut self.output.packer, &self.description);
+            match packer.seal_json(Kind::Description, description, wall_ns(), false) {
+                Some(block) => self.output.hand_over(block, &shared.handover),
+                None => return false,
+            }
+            self.is_described = true;
+        }
+        true
+    }
+
+    pub(super) fn seal(&mut self, shared: &Shared) {
+        self.output.seal(&shared.handover);
+    }
+
+    /// Where the stream stands. Asks the kernel.
+    fn make_report(&mut self, shared: &Shared, note: Option<String>) -> Report {
+        match self.ring.statistics() {
+            Ok(statistics) => self.counted = statistics,
+            Err(error) => warn!("{error}"), // what was known before is still true
+        }
+        self.interface_drops = interface_drops(&self.interface).or(self.interface_drops);
+        let (packed_packets, packed_bytes) = self.output.packer.packed();
+        let (now, before) = (self.counted, self.counted_before);
+        let offered = now.packets - before.packets;
+        let kernel_drops = now.drops - before.drops;
+        self.output.set_kernel(offered, kernel_drops);
+        let interface_drops = self
+            .interface_drops
+            .zip(self.interface_drops_before)
+            .map(|(now, before)| now.saturating_sub(before));
+        Report {
+            time_ns: wall_ns(),
+            complete_through_ns: self.last_time_ns,
+            packed_packets,
+            packed_bytes,
+            cut_packets: self.cut_packets,
+            interfaces: vec![InterfaceTotals {
+                offered,
+                kernel_drops,
+                freezes: now.freezes - before.freezes,
+                interface_drops,
+            }],
+            lost: shared.losses(self.stream(), &self.lost),
+            outages: self.outages.list(),
+            note,
+        }
+    }
+
+    /// Reports if there is something that is not to wait for the next second.
+    pub(super) fn report_if_due(&mut self, shared: &Shared) {
+        if self.report_is_due {
+            self.report(shared);
+        }
+    }
+
+    /// Hands over a report. Without a free buffer the next one says it all.
+    pub(super) fn report(&mut self, shared: &Shared) {
+        if !self.describe(shared) {
+            return;
+        }
+        self.seal(shared);
+        let report = self.make_report(shared, None);
+        let block = self.output.packer.seal_json(Kind::Report, &report, report.time_ns, false);
+        shared.handover.send(Handed::Report(self.stream(), report));
+        if let Some(block) = block {
+            self.output.hand_over(block, &shared.handover);
+            self.report_is_due = false;
+        }
+    }
+
+    /// The last block of the stream. `false`: no buffer is free; without this block viewers would
+    /// wait for more, so it is tried again.
+    fn end(&mut self, shared: &Shared) -> bool {
+        self.seal(shared);
+        let note = match &self.course {
+            Course::End { note, .. } => {
+                // The kernel had its time. What it still has nobody will see: it is counted.
+                let left_behind = self.left_behind();
+                if left_behind > self.lost.packets_at(Stage::Unexplained) {
+                    warn!("interface {}: {left_behind} packets were left in the ring", self.interface);
+                    self.lost.raise(Stage::Unexplained, left_behind, 0);
+                }
+                note.clone()
+            }
+            Course::On | Course::Succession => None,
+        };
+        let report = self.make_report(shared, note);
+        let Some(block) = self.output.packer.seal_json(Kind::Report, &report, report.time_ns, true) else {
+            return false;
+        };
+        shared.handover.send(Handed::Report(self.stream(), report));
+        self.output.hand_over(block, &shared.handover);
+        true
+    }
+
+    /// Ends the stream and begins the next one of this ring. `false`: no buffer is free.
+    ///
+    /// The kernel is asked once, for the last report, and what it has counted by then is the old
+    /// stream's. That includes packets which are still in the ring and which the new stream will
+    /// deliver; so for one of them offered = delivered + lost need not hold, but for the sum over
+    /// the streams of a ring it does, exactly. (Charging the old stream only with what it packed
+    /// would have its counter go back, for an earlier report may have said more.)
+    fn succeed(&mut self, shared: &Shared) -> bool {
+        if !self.end(shared) {
+            return false;
+        }
+        let old = self.output.key();
+        let key = StreamKey { stream: shared.next_stream(), ..old };
+        self.course = Course::On;
+        self.taken_before += self.taken();
+        self.counted_before = self.counted;
+        self.interface_drops_before = self.interface_drops;
+        self.cut_packets = 0;
+        self.lost = Losses::default();
+        self.outages.pass_on();
+        self.description.predecessor = Some(old);
+        self.description.opened_ns = wall_ns();
+        self.is_described = false;
+        let totals = shared.totals(key.stream, &self.interface, self.description.opened_ns);
+        self.output.succeed(key, totals);
+        self.state.stream.store(key.stream, Ordering::Release);
+        shared.handover.send(Handed::Stream(key, self.description.clone()));
+        debug!("interface {}: stream {old} goes on as {key}", self.interface);
+        true
+    }
+
+    /// Ends when the interface was deleted, or moved away, and nobody else has said so.
+    pub(super) fn check_attached(&mut self, shared: &Shared) {
+        if !self.ring.attached() && !matches!(self.course, Course::End { .. }) {
+            let note = format!("interface {}: gone", self.interface);
+            debug!("{note}");
+            self.request_end(Some(note), shared);
+            self.state.is_over.store(true, Ordering::Release);
+            shared.handover.wake();
+        }
+    }
+
+    /// Hands over what the ring still holds and the stream's last block, and waits where it must: at
+    /// the end of the thread there is nothing else to do.
+    pub(super) fn finish(&mut self, shared: &Shared) {
+        self.request_end(None, shared);
+        loop {
+            match self.take_blocks(shared) {
+                Turn::Ended => break,
+                Turn::Starved => wait_for_buffer(&mut self.output.packer, shared),
+                Turn::Idle => std::thread::sleep(Duration::from_millis(1)),
+                Turn::More => {}
+            }
+        }
+    }
+}
+
+/// Sleeps until a buffer is free. The uplink always frees one in time: it drops the oldest blocks,
+/// counted, when the relay does not take them.
+fn wait_for_buffer(packer: &mut Packer, shared: &Shared) {
+    let wakeup = &shared.wakeup;
+    while !packer.prepare() {
+        wakeup.set_starved();
+        if packer.prepare() {
+            break;
+        }
+        shared.handover.wake();
+        let mut fds = [PollFd::new(wakeup.as_fd(), PollFlags::POLLIN)];
+        // Woken for nothing it looks again; not woken, it looks again all the same.
+        let _ = poll(&mut fds, PollTimeout::from(100u8));
+        wakeup.clear();
+    }
+    wakeup.wake(); // what was cleared may have announced a command
+}
