@@ -16,6 +16,7 @@ mod list;
 mod merge;
 mod network;
 mod output;
+mod progress;
 mod queue;
 mod summary;
 mod unpack;

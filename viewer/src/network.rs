@@ -26,6 +26,7 @@ use wire::pool::Pool;
 
 use crate::config::Config;
 use crate::output::{io_text, printable, say};
+use crate::progress::Progress;
 use crate::queue::{Item, Queue};
 use crate::writer::SharedTally;
 
@@ -91,7 +92,7 @@ enum Link {
     /// The name is being looked up.
     Resolving { addresses: Receiver<io::Result<Vec<SocketAddr>>> },
     /// Connecting or open.
-    Up { connection: Box<Connection>, since: Instant },
+    Up { connection: Box<Connection>, since: Instant, progress: Progress },
 }
 
 /// The network thread's state. See the module's head.
@@ -223,8 +224,11 @@ impl Network {
 
     /// Nothing is received any more: says goodbye, and settles what is still to be told.
     pub fn close(&mut self) {
-        if let Link::Up { connection, .. } = &mut self.link {
+        if let Link::Up { connection, progress, .. } = &mut self.link {
             let now = Instant::now();
+            if let Some(messages) = progress.poll_last() {
+                connection.queue_control(&Control::Progress { messages });
+            }
             connection.close(now, 1000, "");
             let _ = connection.drive(now); // the relay finds out one way or the other
         }
@@ -248,7 +252,7 @@ impl Network {
     fn handle_cut(&mut self, error: &LinkError) {
         let now = Instant::now();
         let was_up = match &mut self.link {
-            Link::Up { connection, since } => {
+            Link::Up { connection, since, .. } => {
                 if matches!(error, LinkError::Protocol(_) | LinkError::Message(_)) {
                     connection.close(now, 1002, &error.to_string());
                     let _ = connection.drive(now); // to tell it why is a courtesy
@@ -296,7 +300,7 @@ impl Network {
         let mut connection = Box::new(Connection::client(stream, &self.relay, now)?);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;
-        self.link = Link::Up { connection, since: now };
+        self.link = Link::Up { connection, since: now, progress: Progress::default() };
         Ok(())
     }
 
@@ -346,7 +350,11 @@ impl Network {
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
         let now = Instant::now();
         let mut timeout = TICK_TIME;
-        for until in [deadline, self.session.absent_until].into_iter().flatten() {
+        let report_due = match &self.link {
+            Link::Up { progress, .. } => progress.poll_timeout(),
+            _ => None,
+        };
+        for until in [deadline, self.session.absent_until, report_due].into_iter().flatten() {
             timeout = timeout.min(until.saturating_duration_since(now));
         }
         match &self.link {
@@ -373,7 +381,7 @@ impl Network {
 
     /// Sends and receives.
     fn exchange(&mut self, now: Instant) -> Result<(), LinkError> {
-        let Link::Up { connection, .. } = &mut self.link else { return Ok(()) };
+        let Link::Up { connection, progress, .. } = &mut self.link else { return Ok(()) };
         let session = &mut self.session;
         connection.retry_buffer();
         connection.drive(now)?;
@@ -392,7 +400,13 @@ impl Network {
                 Some(Received::Control(json)) => {
                     session.downlink.handle_control(Control::from_json(&json)?, wall_ns())?;
                 }
-                Some(Received::Data(message)) => session.downlink.handle_data(message)?,
+                Some(Received::Data(message)) => {
+                    progress.handle_message(now, message.len());
+                    session.downlink.handle_data(message)?;
+                    if let Some(messages) = progress.poll_report(now) {
+                        connection.queue_control(&Control::Progress { messages });
+                    }
+                }
             }
             while let Some(control) = session.downlink.poll_control() {
                 connection.queue_control(&control);
@@ -401,6 +415,9 @@ impl Network {
         }
         if connection.wants_buffer() {
             connection.set_paused(now);
+        }
+        if let Some(messages) = progress.poll_report(now) {
+            connection.queue_control(&Control::Progress { messages });
         }
         connection.handle_timeout(now, wall_ns())?;
         connection.drive(now)?;

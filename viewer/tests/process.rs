@@ -365,6 +365,42 @@ fn an_interrupt_ends_in_order() {
     assert_eq!((capture.packets.len(), capture.last_statistics(0).counts[&8]), (2, 2));
 }
 
+/// The relay settles by what the viewer says has arrived: soon after it came, without a message for
+/// each message, from 0 again on each connection, and the whole before it leaves.
+#[test]
+fn the_relay_is_told_what_has_arrived() {
+    let progress = |relay: &Relay, goal: u64| {
+        let mut told = Vec::new();
+        while told.last() != Some(&goal) {
+            if let Control::Progress { messages } = relay.next_control() {
+                told.push(messages);
+            }
+        }
+        told
+    };
+    let relay = Relay::start();
+    let mut viewer = Viewer::start(&relay.url, &["--until-end"]);
+    let output = viewer.read();
+    let mut source = Source::new(1, 0, "web", &[ethernet("eth0")]);
+    relay.accept(&[&source]);
+    assert_eq!(progress(&relay, 1), [1], "the description");
+    let begin = Instant::now();
+    for _ in 0..200 {
+        relay.data(&source.packets(&[0]));
+    }
+    let told = progress(&relay, 201);
+    let took = begin.elapsed();
+    assert!(told.is_sorted() && told.len() as u128 <= 2 + took.as_millis() / 50, "{told:?} in {took:?}");
+    relay.cut();
+    relay.accept(&[&source]);
+    relay.data(&source.packets(&[0]));
+    assert_eq!(progress(&relay, 2).last(), Some(&2), "counted anew");
+    relay.data(&source.end());
+    assert_eq!(viewer.wait().code, Some(0));
+    assert_eq!(progress(&relay, 3).last(), Some(&3), "told before it leaves");
+    assert_eq!(Capture::read(&output.join().expect("reads")).packets.len(), 201);
+}
+
 /// A reader that stops reading holds the relay back, costs bounded memory, gets everything once it
 /// reads on; and an interrupt does not wait for it.
 #[cfg(unix)]

@@ -51,8 +51,8 @@ const READ_SHARE_BYTES: usize = 4 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 4096;
 const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
-/// How a pong of ours begins as JSON.
-const PONG_JSON: &[u8] = br#"{"type":"pong""#;
+/// How control messages begin as JSON of which a later one says all that an earlier one does.
+const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
