@@ -49,7 +49,7 @@ impl Connection {
             match sent {
                 Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(count) => {
-                    self.last_sent = now;
+                    self.life.handle_sent(now);
                     self.sent_total += count as u64;
                     self.settle(count);
                 }
