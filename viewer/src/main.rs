@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod queue;
 mod summary;
+mod tally;
 mod unpack;
 mod writer;
 
@@ -36,7 +37,8 @@ use args::Args;
 use config::{Config, Target};
 use network::{End, Network};
 use output::{Output, Stop, io_text, say};
-use writer::{SharedTally, Writer};
+use tally::SharedTally;
+use writer::Writer;
 
 /// Once interrupted, what waits is still written for this long...
 const DRAIN_TIME: Duration = Duration::from_millis(1500);

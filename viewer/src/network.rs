@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::output::{io_text, printable, say};
 use crate::progress::Progress;
 use crate::queue::{Item, Queue};
-use crate::writer::SharedTally;
+use crate::tally::SharedTally;
 
 /// Most bytes of packed blocks that wait for the writer.
 const QUEUE_BYTES: usize = 64 << 20;

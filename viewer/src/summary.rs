@@ -8,7 +8,7 @@ use wire::ledger::Losses;
 use wire::units::format_bytes;
 
 use crate::output::printable;
-use crate::writer::{StreamTally, Tally};
+use crate::tally::{StreamTally, Tally};
 
 /// What is known of one or several streams.
 #[derive(Debug, Default)]

@@ -209,6 +209,28 @@ fn word(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
+/// Interface and captured length of each packet of `bytes`, which were checked.
+pub fn packets_of(bytes: &[u8]) -> impl Iterator<Item = (u32, usize)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+        at += packet_bytes(rest).max(1);
+        Some(packet_head(rest))
+    })
+}
+
+/// The first `count` packets of `bytes`, which were checked.
+pub fn first_packets(bytes: &[u8], count: u64) -> &[u8] {
+    let mut end = 0;
+    for _ in 0..count {
+        match bytes.get(end..) {
+            Some(rest) if !rest.is_empty() => end += packet_bytes(rest).max(1),
+            _ => break,
+        }
+    }
+    bytes.get(..end).unwrap_or(bytes)
+}
+
 /// Appends `packet`, a checked Enhanced Packet Block, with a comment before its other options.
 pub fn append_commented(out: &mut Vec<u8>, packet: &[u8], comment: &str) {
     let start = out.len();

@@ -3,25 +3,28 @@
 //! INVARIANT: every packet of a block that was passed on is written, filtered, or in a corrupt
 //! block, and the tally says which; what waits at the end is in none of them.
 
+mod table;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bpf::Program;
 use tracing::warn;
-use wire::block::{Header, PackedBlock, StreamKey};
+use wire::block::{PackedBlock, StreamKey};
 use wire::clock::wall_ns;
-use wire::description::Description;
 use wire::ledger::{Losses, Report, Stage};
-use wire::pcapng::{interface_description, section_header};
+use wire::pcapng::section_header;
 
-use crate::config::{Config, compile_filter, filter_text};
+use crate::config::Config;
 use crate::interfaces::Interfaces;
 use crate::merge::Merge;
-use crate::output::{Output, Stop, printable, say};
+use crate::output::{Output, Stop};
 use crate::queue::{Item, Next, Queue};
+use crate::tally::SharedTally;
 use crate::unpack::{
-    Count, Fate, PacketEnd, Route, Unpacked, Unpacker, append_commented, packet_bytes, packet_head,
+    Count, Fate, PacketEnd, Route, Unpacked, Unpacker, append_commented, first_packets, packet_bytes,
+    packets_of,
 };
 
 /// How often an idle writer looks whether its reader is still there.
@@ -30,39 +33,6 @@ const PROBE_TIME: Duration = Duration::from_millis(500);
 const MERGE_BYTES_MAX: usize = 256 << 20;
 /// Packets that leave the merge are written in pieces of about this size.
 const MERGE_WRITE_BYTES: usize = 256 << 10;
-
-/// What was done with the packets of one stream.
-#[derive(Clone, Debug, Default)]
-pub struct StreamTally {
-    /// Its interfaces as the output names them.
-    pub interfaces: Vec<String>,
-    /// Written.
-    pub written: Count,
-    /// Rejected by the filter, or of an interface that was not asked for.
-    pub filtered: u64,
-    /// Of an interface for which the filter does not compile.
-    pub unfilterable: u64,
-}
-
-/// What the writer has done so far; shared, so that it can be told even if the writer hangs.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// By stream.
-    pub streams: BTreeMap<StreamKey, StreamTally>,
-    /// Headers of corrupt blocks that the network thread has not taken yet.
-    pub corrupt: Vec<Header>,
-}
-
-/// Shared access to the tally.
-#[derive(Clone, Debug, Default)]
-pub struct SharedTally(Arc<Mutex<Tally>>);
-
-impl SharedTally {
-    /// The tally, locked.
-    pub fn lock(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 #[derive(Debug, Default)]
 struct Stream {
@@ -180,76 +150,6 @@ impl Writer {
                 Ok(())
             }
         }
-    }
-
-    /// A stream's table is there, or has grown: every new interface is described in the output.
-    fn handle_description(&mut self, key: StreamKey, description: &Description) -> Result<(), Stop> {
-        let mut inherited = Losses::default();
-        if let Some(former) = description.predecessor
-            && former != key
-            && let Some(former) = self.streams.get_mut(&former)
-        {
-            inherited = std::mem::take(&mut former.pending);
-        }
-        let stream = self.streams.entry(key).or_default();
-        add_losses(&mut stream.pending, &inherited);
-        let sniffer = if stream.name.is_empty() { &description.name } else { &stream.name };
-        self.scratch.clear();
-        let known = stream.routes.len();
-        for interface in description.interfaces.iter().skip(known) {
-            let name = match (&description.file, interface.name.is_empty()) {
-                (Some(file), true) => base_name(file),
-                _ => interface.name.as_str(),
-            };
-            let full_name = format!("{sniffer}:{name}");
-            let offset_ns = interface.ts_offset_s.saturating_mul(1_000_000_000);
-            let mut route = Route { id: 0, fate: Fate::Keep, offset_ns };
-            if !self.config.matcher.matches_interface(&interface.name)
-                && !self.config.matcher.matches_interface(name)
-            {
-                route.fate = Fate::Unwanted;
-                stream.routes.push(route);
-                continue;
-            }
-            if let Some(expression) = &self.config.filter {
-                let compile = || {
-                    let program = compile_filter(expression, interface.link_type);
-                    program.map(Arc::new).map_err(|error| filter_text(&error))
-                };
-                route.fate = match self.programs.entry(interface.link_type).or_insert_with(compile) {
-                    Ok(program) => Fate::Filter(Arc::clone(program)),
-                    Err(text) => {
-                        let name = printable(&full_name);
-                        say(&format!("interface {name}: nothing of it is written: {text}"));
-                        Fate::Unfilterable
-                    }
-                };
-            }
-            if !matches!(route.fate, Fate::Unfilterable) {
-                let opened_ns = description.opened_ns;
-                let seen = &mut stream.seen;
-                match self.interfaces.assign(key.epoch, &full_name, interface, opened_ns, seen) {
-                    Some((id, is_new)) => {
-                        route.id = id;
-                        if is_new {
-                            interface_description(&mut self.scratch, interface, &full_name);
-                        }
-                    }
-                    None => {
-                        warn!("interface {}: too many interfaces, it is left out", printable(&full_name));
-                        route.fate = Fate::Unfilterable;
-                    }
-                }
-            }
-            let mut tally = self.tally.lock();
-            let tallied = &mut tally.streams.entry(key).or_default().interfaces;
-            if !tallied.contains(&full_name) && tallied.len() < 8 {
-                tallied.push(full_name);
-            }
-            drop(tally);
-            stream.routes.push(route);
-        }
-        self.output.write(&self.scratch)
     }
 
     fn handle_packets(&mut self, block: &PackedBlock) -> Result<(), Stop> {
@@ -416,33 +316,6 @@ fn loss_comment(losses: &Losses, place: &str) -> String {
     format!("ringcast: {packets} packet{plural} lost {place} ({stages})")
 }
 
-/// The last part of a path, whichever system it is from.
-fn base_name(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
-}
-
-/// Interface and captured length of each packet of `bytes`, which were checked.
-fn packets_of(bytes: &[u8]) -> impl Iterator<Item = (u32, usize)> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
-        at += packet_bytes(rest).max(1);
-        Some(packet_head(rest))
-    })
-}
-
-/// The first `count` packets of `bytes`, which were checked.
-fn first_packets(bytes: &[u8], count: u64) -> &[u8] {
-    let mut end = 0;
-    for _ in 0..count {
-        match bytes.get(end..) {
-            Some(rest) if !rest.is_empty() => end += packet_bytes(rest).max(1),
-            _ => break,
-        }
-    }
-    bytes.get(..end).unwrap_or(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -457,12 +330,5 @@ mod tests {
         assert!(
             loss_comment(&losses, "here").contains("13 packets lost here (1 kernel ring, 12 viewer queue)")
         );
-    }
-
-    #[test]
-    fn base_names() {
-        assert_eq!(base_name("/a/b.pcap"), "b.pcap");
-        assert_eq!(base_name("c:\\a\\b.pcap"), "b.pcap");
-        assert_eq!(base_name("b.pcap"), "b.pcap");
     }
 }
