@@ -12,6 +12,7 @@
 mod args;
 mod config;
 mod interfaces;
+mod ledger;
 mod list;
 mod merge;
 mod network;
@@ -112,9 +113,9 @@ fn view(config: &Config) -> Result<(), String> {
             break None;
         }
     };
-    network.take_corrupt();
+    network.take_told();
     if !config.quiet {
-        for line in summary::summary(network.downlink().streams(), &tally.lock()) {
+        for line in summary::summary(&network.lines(), &tally.lock().interface_drops) {
             say(&line);
         }
     }

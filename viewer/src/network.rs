@@ -4,7 +4,7 @@
 //! INVARIANT: nothing is read while the writer's queue is full. Pings still go out, so the relay
 //! knows that we live.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,10 +21,12 @@ use wire::block::StreamKey;
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::downlink::{Downlink, DownlinkError, Event};
+use wire::ledger::Report;
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
 
 use crate::config::Config;
+use crate::ledger::{Lasting, Ledger, Line};
 use crate::output::{io_text, printable, say};
 use crate::progress::Progress;
 use crate::queue::{Item, Queue};
@@ -114,6 +116,7 @@ pub struct Network {
 struct Session {
     relay_text: String,
     downlink: Downlink,
+    ledger: Ledger,
     queue: Arc<Queue>,
     /// Subscribed once: from here on a cut is no end.
     is_subscribed: bool,
@@ -137,6 +140,7 @@ impl Network {
             session: Session {
                 relay_text: config.relay_text(),
                 downlink: Downlink::new(agent, selection),
+                ledger: Ledger::default(),
                 queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
                 is_subscribed: false,
                 cut_since: None,
@@ -167,9 +171,9 @@ impl Network {
         Arc::clone(&self.session.queue)
     }
 
-    /// What was received.
-    pub fn downlink(&self) -> &Downlink {
-        &self.session.downlink
+    /// A line for each set of interfaces, by its name: what became of their packets.
+    pub fn lines(&self) -> BTreeMap<String, Line> {
+        self.session.ledger.lines(self.session.downlink.streams(), &self.tally.lock())
     }
 
     /// Connects for the first time, until the subscription stands; `false` if a signal came first.
@@ -213,7 +217,7 @@ impl Network {
             if ended_at.is_some_and(|at| now >= at) {
                 return End::Done;
             }
-            self.take_corrupt();
+            self.take_told();
             self.session.handle_timeout(now);
             let deadline = [leave_at, ended_at].into_iter().flatten().min();
             if let Err(error) = self.turn(deadline) {
@@ -234,13 +238,26 @@ impl Network {
         }
         self.session.downlink.finish();
         self.session.pass_on();
+        for Lasting { key, name, outage } in self.session.ledger.take_lasting() {
+            self.session.queue.push(Item::Outage(key, name, outage));
+        }
     }
 
-    /// The writer has told which blocks were corrupt: they were not received after all.
-    pub fn take_corrupt(&mut self) {
-        let corrupt = std::mem::take(&mut self.tally.lock().corrupt);
+    /// The writer has told which blocks were corrupt: they were not received after all; and which
+    /// streams it is done with.
+    pub fn take_told(&mut self) {
+        let mut tally = self.tally.lock();
+        let (corrupt, left) = (std::mem::take(&mut tally.corrupt), std::mem::take(&mut tally.left));
+        let left: Vec<_> =
+            left.into_iter().map(|key| (key, tally.streams.remove(&key).unwrap_or_default())).collect();
+        drop(tally);
         for header in &corrupt {
             self.session.downlink.handle_corrupt(header);
+            self.session.ledger.handle_corrupt(header);
+        }
+        for (key, written) in left {
+            let duplicates = self.session.downlink.streams().get(&key).map_or(0, |state| state.duplicates);
+            self.session.ledger.fold(key, written, duplicates);
         }
     }
 
@@ -442,29 +459,53 @@ impl Session {
                     self.live.insert(key);
                     self.none_live_since = None;
                     let Some(stream) = self.downlink.streams().get(&key) else { continue };
-                    Item::Joined(key, stream.name.clone(), stream.first_sequence)
+                    self.ledger.handle_joined(key, stream);
+                    Item::Joined(key, stream.name.clone())
                 }
                 Event::Description(key, description) => Item::Description(key, description),
-                Event::Packets(block) => Item::Packets(block),
-                Event::Report(key, report) => Item::Report(key, report),
+                Event::Packets(block) => {
+                    self.ledger.handle_packets(block.header());
+                    Item::Packets(block)
+                }
+                Event::Report(key, report) => {
+                    self.handle_report(key, report);
+                    continue;
+                }
                 Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
                 Event::Missing(key, losses) => {
                     debug!("stream {key}: missing {}", losses.text());
+                    self.ledger.handle_missing(key, &losses);
                     Item::Missing(key, losses)
                 }
                 Event::Ended(key, reason) => {
-                    if let Some(reason) = reason {
-                        info!("stream {key}: ended: {}", printable(&reason));
+                    if let Some(reason) = &reason {
+                        info!("stream {key}: ended: {}", printable(reason));
                     }
                     self.live.remove(&key);
                     if self.live.is_empty() {
                         self.none_live_since = Some(Instant::now());
                     }
-                    Item::Ended(key)
+                    self.queue.push(Item::Ended(key));
+                    match self.ledger.handle_ended(key, reason.is_none()) {
+                        Some(key) => Item::Forget(key),
+                        None => continue,
+                    }
                 }
             };
             self.queue.push(item);
         }
+    }
+
+    fn handle_report(&mut self, key: StreamKey, report: Report) {
+        let Some(stream) = self.downlink.streams().get(&key) else { return };
+        let news = self.ledger.handle_report(key, &report, stream.first_sequence);
+        if news.lost.packets() > 0 {
+            self.queue.push(Item::Missing(key, news.lost));
+        }
+        for outage in news.outages {
+            self.queue.push(Item::Outage(key, stream.name.clone(), outage));
+        }
+        self.queue.push(Item::Report(key, report, news.is_whole));
     }
 
     fn handle_subscribed(&mut self, streams: u32) {

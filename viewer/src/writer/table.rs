@@ -6,10 +6,9 @@ use std::sync::Arc;
 use tracing::warn;
 use wire::block::StreamKey;
 use wire::description::Description;
-use wire::ledger::Losses;
 use wire::pcapng::interface_description;
 
-use super::{Writer, add_losses};
+use super::Writer;
 use crate::config::{compile_filter, filter_text};
 use crate::output::{Stop, printable, say};
 use crate::unpack::{Fate, Route};
@@ -21,15 +20,10 @@ impl Writer {
         key: StreamKey,
         description: &Description,
     ) -> Result<(), Stop> {
-        let mut inherited = Losses::default();
-        if let Some(former) = description.predecessor
-            && former != key
-            && let Some(former) = self.streams.get_mut(&former)
-        {
-            inherited = std::mem::take(&mut former.pending);
+        if let Some(predecessor) = description.predecessor {
+            self.streams.succeed(key, predecessor);
         }
-        let stream = self.streams.entry(key).or_default();
-        add_losses(&mut stream.pending, &inherited);
+        let Some(stream) = self.streams.find(key) else { return Ok(()) };
         let sniffer = if stream.name.is_empty() { &description.name } else { &stream.name };
         self.scratch.clear();
         let known = stream.routes.len();
@@ -68,6 +62,8 @@ impl Writer {
                 match self.interfaces.assign(key.epoch, &full_name, interface, opened_ns, seen) {
                     Some((id, is_new)) => {
                         route.id = id;
+                        let local = stream.routes.len() as u32;
+                        self.interfaces.join(id, key, local, description.predecessor);
                         if is_new {
                             interface_description(&mut self.scratch, interface, &full_name);
                         }
@@ -78,12 +74,7 @@ impl Writer {
                     }
                 }
             }
-            let mut tally = self.tally.lock();
-            let tallied = &mut tally.streams.entry(key).or_default().interfaces;
-            if !tallied.contains(&full_name) && tallied.len() < 8 {
-                tallied.push(full_name);
-            }
-            drop(tally);
+            self.tally.lock().streams.entry(key).or_default().add_interface(&full_name);
             stream.routes.push(route);
         }
         self.output.write(&self.scratch)

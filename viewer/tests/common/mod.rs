@@ -25,6 +25,20 @@ use wire::pool::Pool;
 /// Longest time for anything to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What an independent program makes of a file; `None`, said aloud, where it is not installed.
+pub fn output_of(program: &str, args: &[&str]) -> Option<String> {
+    match Command::new(program).args(args).stderr(Stdio::null()).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{program} refuses the file");
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: {program}: {error}");
+            None
+        }
+    }
+}
+
 enum Command_ {
     Control(Control),
     Data(Bytes),
