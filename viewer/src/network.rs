@@ -2,7 +2,8 @@
 //! the writer.
 //!
 //! INVARIANT: nothing is read while the writer's queue is full. Pings still go out, so the relay
-//! knows that we live.
+//! knows that we live. A viewer that lost its connection does not come back before there is room: it
+//! would be stalled at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -43,6 +44,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A connection that held for this long was a good one: the next attempt comes soon.
 const STABLE_TIME: Duration = Duration::from_secs(5);
+/// A reader of the output that has not read for this long may be why a connection was lost.
+const STALL_TIME: Duration = Duration::from_secs(1);
 /// A restarted relay has this long to bring a stream back before it counts as ended.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// Every stream has ended: this long for one that follows.
@@ -121,6 +124,8 @@ struct Session {
     /// Subscribed once: from here on a cut is no end.
     is_subscribed: bool,
     cut_since: Option<Instant>,
+    /// The writer's queue has been full, so nothing was read, since then.
+    full_since: Option<Instant>,
     /// Streams that were not joined again by then count as ended.
     absent_until: Option<Instant>,
     live: BTreeSet<StreamKey>,
@@ -144,6 +149,7 @@ impl Network {
                 queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
                 is_subscribed: false,
                 cut_since: None,
+                full_since: None,
                 absent_until: None,
                 live: BTreeSet::new(),
                 none_live_since: None,
@@ -270,7 +276,11 @@ impl Network {
         let now = Instant::now();
         let was_up = match &mut self.link {
             Link::Up { connection, since, .. } => {
-                if matches!(error, LinkError::Protocol(_) | LinkError::Message(_)) {
+                let is_its_fault = match error {
+                    LinkError::Protocol(error) => !matches!(error, DownlinkError::Refused { .. }),
+                    other => matches!(other, LinkError::Message(_)),
+                };
+                if is_its_fault {
                     connection.close(now, 1002, &error.to_string());
                     let _ = connection.drive(now); // to tell it why is a courtesy
                 }
@@ -283,7 +293,21 @@ impl Network {
         }
         let relay = &self.session.relay_text;
         if self.session.cut_since.is_none() {
-            say(&format!("{relay}: connection lost: {error}; connecting again"));
+            let text = match error {
+                LinkError::Protocol(DownlinkError::Refused { reason }) => {
+                    format!("the relay closed the connection: {}", printable(reason))
+                }
+                other => other.to_string(),
+            };
+            let full_time = self.session.full_since.take().map(|since| now.duration_since(since));
+            match full_time.filter(|time| *time >= STALL_TIME) {
+                Some(time) => say(&format!(
+                    "{relay}: connection lost: {text}; nothing was read for {} s, since the reader of the output does \
+                     not read; connecting again when it does",
+                    time.as_secs()
+                )),
+                None => say(&format!("{relay}: connection lost: {text}; connecting again")),
+            }
             self.session.cut_since = Some(now);
         } else {
             debug!("{relay}: {error}");
@@ -327,7 +351,7 @@ impl Network {
         let now = Instant::now();
         match &mut self.link {
             Link::Waiting { until } => {
-                if now >= *until {
+                if now >= *until && self.session.queue.has_room() {
                     self.link = self.attempt();
                 }
                 return Ok(());
@@ -375,7 +399,10 @@ impl Network {
             timeout = timeout.min(until.saturating_duration_since(now));
         }
         match &self.link {
-            Link::Waiting { until } => timeout = timeout.min(until.saturating_duration_since(now)),
+            // Past that time, the writer's queue is waited for, which wakes us.
+            Link::Waiting { until } if *until > now || self.session.queue.has_room() => {
+                timeout = timeout.min(until.saturating_duration_since(now));
+            }
             Link::Up { connection, .. } if connection.is_ready() && !self.session.queue.is_full() => {
                 timeout = Duration::ZERO;
             }
@@ -406,8 +433,14 @@ impl Network {
         loop {
             if session.queue.is_full() {
                 connection.set_paused(now);
+                session.full_since.get_or_insert(now);
+                // Whoever does not read would not notice that the relay has given up.
+                if let Ok(Some(error)) = connection.stream().take_error() {
+                    return Err(ConnectionError::Io(error).into());
+                }
                 break;
             }
+            session.full_since = None;
             match connection.receive(now, &self.pool, &mut share)? {
                 None => break,
                 Some(Received::Open) => {

@@ -103,6 +103,13 @@ impl Queue {
         state.is_starved
     }
 
+    /// Whether at least half of it is free; the network thread is woken when that is so.
+    pub fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        state.is_starved = state.bytes > self.limit_bytes / 2;
+        !state.is_starved
+    }
+
     /// Adds an item.
     pub fn push(&self, item: Item) {
         let mut state = self.lock();
@@ -202,7 +209,9 @@ mod tests {
         let mut events = mio::Events::with_capacity(4);
         poll.poll(&mut events, Some(Duration::from_secs(5))).expect("polls");
         assert!(!events.is_empty());
-        assert!(!queue.is_full());
+        assert!(!queue.is_full() && queue.has_room());
+        queue.push(Item::Ended(key));
+        assert!(!queue.is_full() && !queue.has_room());
     }
 
     #[test]

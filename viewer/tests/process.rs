@@ -1,5 +1,6 @@
 //! The viewer as a process against a small relay: what it writes, how it ends.
 
+#[allow(dead_code)] // the other tests use the rest
 mod common;
 
 use std::io::Read;

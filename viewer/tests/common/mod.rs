@@ -43,6 +43,7 @@ enum Command_ {
     Control(Control),
     Data(Bytes),
     Instance(u64),
+    Close(String),
     Cut,
 }
 
@@ -84,6 +85,11 @@ impl Relay {
         self.order(Command_::Instance(instance));
     }
 
+    /// The relay closes the connection and says why.
+    pub fn close(&self, reason: &str) {
+        self.order(Command_::Close(reason.to_owned()));
+    }
+
     /// The connection breaks.
     pub fn cut(&self) {
         self.order(Command_::Cut);
@@ -92,6 +98,12 @@ impl Relay {
     /// The next message of a viewer.
     pub fn next_control(&self) -> Control {
         self.received.recv_timeout(PATIENCE).expect("a viewer")
+    }
+
+    /// Whether a viewer says nothing at all for so long.
+    pub fn is_left_alone(&self, time: Duration) -> bool {
+        while self.received.try_recv().is_ok() {}
+        self.received.recv_timeout(time).is_err()
     }
 
     /// Waits until a viewer has subscribed.
@@ -151,6 +163,11 @@ fn serve(
             match orders.try_recv() {
                 Ok(Command_::Instance(number)) => instance = number,
                 Ok(Command_::Cut) => connection = None,
+                Ok(Command_::Close(reason)) => {
+                    if let Some(open) = &mut connection {
+                        open.close(Instant::now(), 1008, &reason);
+                    }
+                }
                 // What is told while data waits would overtake it: that is how notices work, but
                 // tests say what comes first.
                 Ok(other) => queued.push_back(other),
