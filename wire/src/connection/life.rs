@@ -44,8 +44,9 @@ pub struct Life {
     times: Times,
     last_heard: Instant,
     last_sent: Instant,
-    /// A backlog kept pings from going out until then, so the peer had nothing to answer.
-    unpinged_until: Instant,
+    /// Until then no answer could be heard: a backlog kept pings from going out, we did not read, or
+    /// did not run.
+    unheard_until: Instant,
     /// At the last look something waited to be taken by the peer.
     waits: bool,
     /// When the peer last took a byte, or nothing waited for it.
@@ -63,7 +64,7 @@ impl Life {
             times,
             last_heard: now,
             last_sent: now,
-            unpinged_until: now,
+            unheard_until: now,
             waits: false,
             last_taken: now,
             acknowledged_bytes: 0,
@@ -82,7 +83,13 @@ impl Life {
         &self.times
     }
 
-    /// Bytes came, or we do not read by our own choice.
+    /// We do not read, by our own choice, so we hear no answer. That what we send is acknowledged is
+    /// expected all the same.
+    pub fn handle_paused(&mut self, now: Instant) {
+        self.unheard_until = now;
+    }
+
+    /// Bytes came.
     pub fn handle_heard(&mut self, now: Instant) {
         self.last_heard = now;
     }
@@ -106,7 +113,7 @@ impl Life {
     /// After how much silence the line is dead, if it is.
     pub fn look(&mut self, now: Instant, has_backlog: bool, state: Option<SendState>) -> Option<Duration> {
         if now.saturating_duration_since(self.next_look) >= self.times.dead / 2 {
-            self.last_heard = now; // this program was stopped, and heard nobody
+            self.unheard_until = now; // this program was stopped
         }
         self.next_look = now + self.times.dead / LOOKS;
         let Some(state) = state else { return self.look_without(now, has_backlog) };
@@ -118,7 +125,7 @@ impl Life {
         let answered = now.checked_sub(state.silent).unwrap_or(self.last_heard);
         let last_sign = self.last_heard.max(answered);
         if has_backlog || state.unsent_bytes > 0 {
-            self.unpinged_until = now;
+            self.unheard_until = now;
         }
         if state.unacknowledged_segments == 0 && state.unanswered_probes == 0 {
             self.unanswered_since = None;
@@ -137,7 +144,7 @@ impl Life {
             0 => state.unanswered_probes >= PROBES_MIN && has_waited(4),
             _ => has_waited(4),
         };
-        let could_answer = now.saturating_duration_since(self.last_heard.max(self.unpinged_until));
+        let could_answer = now.saturating_duration_since(self.last_heard.max(self.unheard_until));
         let is_mute = !self.waits && could_answer >= self.times.dead;
         (silent >= self.times.dead && is_cut || is_mute).then(|| silent.max(self.times.dead))
     }
@@ -147,7 +154,8 @@ impl Life {
         self.waits = has_backlog;
         self.last_taken = if has_backlog { self.last_taken.max(self.last_sent) } else { now };
         // An idle line accepts into the local kernel whatever happens.
-        let last_sign = if has_backlog { self.last_heard.max(self.last_sent) } else { self.last_heard };
+        let heard = self.last_heard.max(self.unheard_until);
+        let last_sign = if has_backlog { heard.max(self.last_sent) } else { heard };
         let silent = now.saturating_duration_since(last_sign);
         (silent >= self.times.dead).then_some(silent)
     }
@@ -256,6 +264,22 @@ mod tests {
         }
         assert_eq!(life.look(at(65), false, Some(IDLE)), None);
         assert_eq!(dead_at(&mut life, start, 66..=99, false, |_| IDLE), Some(80), "but it is mute");
+    }
+
+    #[test]
+    fn who_does_not_read_hears_nothing_and_notices_a_cut_all_the_same() {
+        let start = Instant::now();
+        for (unacknowledged_segments, expected) in [(0, None), (1, Some(20))] {
+            let mut life = Life::new(Times::default(), start);
+            let found = (1..=60).find(|at_s| {
+                let now = start + Duration::from_secs(*at_s);
+                life.handle_paused(now);
+                let silent = Duration::from_secs(if unacknowledged_segments > 0 { *at_s } else { at_s % 5 });
+                let state = SendState { unacknowledged_segments, silent, ..IDLE };
+                life.look(now, false, Some(state)).is_some()
+            });
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

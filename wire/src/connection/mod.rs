@@ -242,7 +242,7 @@ impl Connection {
 
     /// We do not read for now, by our own choice: hearing nothing is then no sign of a dead line.
     pub fn set_paused(&mut self, now: Instant) {
-        self.life.handle_heard(now);
+        self.life.handle_paused(now);
     }
 
     /// The pool may have a buffer again.
