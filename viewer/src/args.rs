@@ -27,6 +27,10 @@ pub struct Args {
     #[arg(long, value_name = "GLOB")]
     pub interface: Vec<String>,
 
+    /// Also what was spooled before this viewer came.
+    #[arg(long)]
+    pub backlog: bool,
+
     /// Write only what this filter accepts (pcap-filter syntax).
     #[arg(short = 'f', long, value_name = "FILTER")]
     pub filter: Option<String>,
@@ -48,7 +52,7 @@ pub struct Args {
     pub reorder: Duration,
 
     /// Show who is there, and leave.
-    #[arg(long, conflicts_with_all = ["write", "filter", "duration", "until_end"])]
+    #[arg(long, conflicts_with_all = ["write", "filter", "duration", "until_end", "backlog"])]
     pub list: bool,
 
     /// The list as JSON.

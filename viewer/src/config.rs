@@ -94,7 +94,7 @@ impl Config {
             sniffers: args.sniffer.clone(),
             interfaces: args.interface.clone(),
             marks: !args.reorder.is_zero(),
-            backlog: false,
+            backlog: args.backlog,
         };
         let matcher = Matcher::new(&selection)?;
         let filter = args.filter.clone().filter(|text| !text.trim().is_empty());
@@ -151,6 +151,8 @@ mod tests {
         assert_eq!((plain.count, plain.target), (None, Target::Stdout));
         assert!(!plain.selection.marks);
         assert!(config(&["--reorder", "200ms"], false).expect("good").selection.marks);
+        assert!(!plain.selection.backlog);
+        assert!(config(&["--backlog"], false).expect("good").selection.backlog);
         let text = |args: &[&str], terminal| config(args, terminal).expect_err("refused").to_string();
         assert!(text(&[], true).contains("wireshark -k -i -"));
         assert!(config(&["-w", "x.pcapng"], true).is_ok());

@@ -12,12 +12,15 @@
 mod args;
 mod config;
 mod interfaces;
+mod ledger;
 mod list;
 mod merge;
 mod network;
 mod output;
+mod progress;
 mod queue;
 mod summary;
+mod tally;
 mod unpack;
 mod writer;
 
@@ -35,7 +38,8 @@ use args::Args;
 use config::{Config, Target};
 use network::{End, Network};
 use output::{Output, Stop, io_text, say};
-use writer::{SharedTally, Writer};
+use tally::SharedTally;
+use writer::Writer;
 
 /// Once interrupted, what waits is still written for this long...
 const DRAIN_TIME: Duration = Duration::from_millis(1500);
@@ -109,9 +113,9 @@ fn view(config: &Config) -> Result<(), String> {
             break None;
         }
     };
-    network.take_corrupt();
+    network.take_told();
     if !config.quiet {
-        for line in summary::summary(network.downlink().streams(), &tally.lock()) {
+        for line in summary::summary(&network.lines(), &tally.lock().interface_drops) {
             say(&line);
         }
     }

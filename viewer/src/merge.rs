@@ -92,6 +92,11 @@ impl Merge {
         }
     }
 
+    /// Whether packets of a stream wait, or others wait for it.
+    pub fn has(&self, key: StreamKey) -> bool {
+        self.lanes.contains_key(&key)
+    }
+
     /// Nothing older than `through_ns` is to come in a stream.
     pub fn advance(&mut self, key: StreamKey, through_ns: u64) {
         if let Some(lane) = self.lanes.get_mut(&key) {

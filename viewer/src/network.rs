@@ -2,9 +2,10 @@
 //! the writer.
 //!
 //! INVARIANT: nothing is read while the writer's queue is full. Pings still go out, so the relay
-//! knows that we live.
+//! knows that we live. A viewer that lost its connection does not come back before there is room: it
+//! would be stalled at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -21,13 +22,16 @@ use wire::block::StreamKey;
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::downlink::{Downlink, DownlinkError, Event};
+use wire::ledger::Report;
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
 
 use crate::config::Config;
+use crate::ledger::{Lasting, Ledger, Line};
 use crate::output::{io_text, printable, say};
+use crate::progress::Progress;
 use crate::queue::{Item, Queue};
-use crate::writer::SharedTally;
+use crate::tally::SharedTally;
 
 /// Most bytes of packed blocks that wait for the writer.
 const QUEUE_BYTES: usize = 64 << 20;
@@ -40,6 +44,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A connection that held for this long was a good one: the next attempt comes soon.
 const STABLE_TIME: Duration = Duration::from_secs(5);
+/// A reader of the output that has not read for this long may be why a connection was lost.
+const STALL_TIME: Duration = Duration::from_secs(1);
 /// A restarted relay has this long to bring a stream back before it counts as ended.
 const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// Every stream has ended: this long for one that follows.
@@ -91,7 +97,7 @@ enum Link {
     /// The name is being looked up.
     Resolving { addresses: Receiver<io::Result<Vec<SocketAddr>>> },
     /// Connecting or open.
-    Up { connection: Box<Connection>, since: Instant },
+    Up { connection: Box<Connection>, since: Instant, progress: Progress },
 }
 
 /// The network thread's state. See the module's head.
@@ -113,10 +119,13 @@ pub struct Network {
 struct Session {
     relay_text: String,
     downlink: Downlink,
+    ledger: Ledger,
     queue: Arc<Queue>,
     /// Subscribed once: from here on a cut is no end.
     is_subscribed: bool,
     cut_since: Option<Instant>,
+    /// The writer's queue has been full, so nothing was read, since then.
+    full_since: Option<Instant>,
     /// Streams that were not joined again by then count as ended.
     absent_until: Option<Instant>,
     live: BTreeSet<StreamKey>,
@@ -136,9 +145,11 @@ impl Network {
             session: Session {
                 relay_text: config.relay_text(),
                 downlink: Downlink::new(agent, selection),
+                ledger: Ledger::default(),
                 queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
                 is_subscribed: false,
                 cut_since: None,
+                full_since: None,
                 absent_until: None,
                 live: BTreeSet::new(),
                 none_live_since: None,
@@ -166,9 +177,9 @@ impl Network {
         Arc::clone(&self.session.queue)
     }
 
-    /// What was received.
-    pub fn downlink(&self) -> &Downlink {
-        &self.session.downlink
+    /// A line for each set of interfaces, by its name: what became of their packets.
+    pub fn lines(&self) -> BTreeMap<String, Line> {
+        self.session.ledger.lines(self.session.downlink.streams(), &self.tally.lock())
     }
 
     /// Connects for the first time, until the subscription stands; `false` if a signal came first.
@@ -212,7 +223,7 @@ impl Network {
             if ended_at.is_some_and(|at| now >= at) {
                 return End::Done;
             }
-            self.take_corrupt();
+            self.take_told();
             self.session.handle_timeout(now);
             let deadline = [leave_at, ended_at].into_iter().flatten().min();
             if let Err(error) = self.turn(deadline) {
@@ -223,20 +234,36 @@ impl Network {
 
     /// Nothing is received any more: says goodbye, and settles what is still to be told.
     pub fn close(&mut self) {
-        if let Link::Up { connection, .. } = &mut self.link {
+        if let Link::Up { connection, progress, .. } = &mut self.link {
             let now = Instant::now();
+            if let Some(messages) = progress.poll_last() {
+                connection.queue_control(&Control::Progress { messages });
+            }
             connection.close(now, 1000, "");
             let _ = connection.drive(now); // the relay finds out one way or the other
         }
         self.session.downlink.finish();
         self.session.pass_on();
+        for Lasting { key, name, outage } in self.session.ledger.take_lasting() {
+            self.session.queue.push(Item::Outage(key, name, outage));
+        }
     }
 
-    /// The writer has told which blocks were corrupt: they were not received after all.
-    pub fn take_corrupt(&mut self) {
-        let corrupt = std::mem::take(&mut self.tally.lock().corrupt);
+    /// The writer has told which blocks were corrupt: they were not received after all; and which
+    /// streams it is done with.
+    pub fn take_told(&mut self) {
+        let mut tally = self.tally.lock();
+        let (corrupt, left) = (std::mem::take(&mut tally.corrupt), std::mem::take(&mut tally.left));
+        let left: Vec<_> =
+            left.into_iter().map(|key| (key, tally.streams.remove(&key).unwrap_or_default())).collect();
+        drop(tally);
         for header in &corrupt {
             self.session.downlink.handle_corrupt(header);
+            self.session.ledger.handle_corrupt(header);
+        }
+        for (key, written) in left {
+            let duplicates = self.session.downlink.streams().get(&key).map_or(0, |state| state.duplicates);
+            self.session.ledger.fold(key, written, duplicates);
         }
     }
 
@@ -248,8 +275,12 @@ impl Network {
     fn handle_cut(&mut self, error: &LinkError) {
         let now = Instant::now();
         let was_up = match &mut self.link {
-            Link::Up { connection, since } => {
-                if matches!(error, LinkError::Protocol(_) | LinkError::Message(_)) {
+            Link::Up { connection, since, .. } => {
+                let is_its_fault = match error {
+                    LinkError::Protocol(error) => !matches!(error, DownlinkError::Refused { .. }),
+                    other => matches!(other, LinkError::Message(_)),
+                };
+                if is_its_fault {
                     connection.close(now, 1002, &error.to_string());
                     let _ = connection.drive(now); // to tell it why is a courtesy
                 }
@@ -262,7 +293,21 @@ impl Network {
         }
         let relay = &self.session.relay_text;
         if self.session.cut_since.is_none() {
-            say(&format!("{relay}: connection lost: {error}; connecting again"));
+            let text = match error {
+                LinkError::Protocol(DownlinkError::Refused { reason }) => {
+                    format!("the relay closed the connection: {}", printable(reason))
+                }
+                other => other.to_string(),
+            };
+            let full_time = self.session.full_since.take().map(|since| now.duration_since(since));
+            match full_time.filter(|time| *time >= STALL_TIME) {
+                Some(time) => say(&format!(
+                    "{relay}: connection lost: {text}; nothing was read for {} s, since the reader of the output does \
+                     not read; connecting again when it does",
+                    time.as_secs()
+                )),
+                None => say(&format!("{relay}: connection lost: {text}; connecting again")),
+            }
             self.session.cut_since = Some(now);
         } else {
             debug!("{relay}: {error}");
@@ -296,7 +341,7 @@ impl Network {
         let mut connection = Box::new(Connection::client(stream, &self.relay, now)?);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;
-        self.link = Link::Up { connection, since: now };
+        self.link = Link::Up { connection, since: now, progress: Progress::default() };
         Ok(())
     }
 
@@ -306,7 +351,7 @@ impl Network {
         let now = Instant::now();
         match &mut self.link {
             Link::Waiting { until } => {
-                if now >= *until {
+                if now >= *until && self.session.queue.has_room() {
                     self.link = self.attempt();
                 }
                 return Ok(());
@@ -346,11 +391,18 @@ impl Network {
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
         let now = Instant::now();
         let mut timeout = TICK_TIME;
-        for until in [deadline, self.session.absent_until].into_iter().flatten() {
+        let report_due = match &self.link {
+            Link::Up { progress, .. } => progress.poll_timeout(),
+            _ => None,
+        };
+        for until in [deadline, self.session.absent_until, report_due].into_iter().flatten() {
             timeout = timeout.min(until.saturating_duration_since(now));
         }
         match &self.link {
-            Link::Waiting { until } => timeout = timeout.min(until.saturating_duration_since(now)),
+            // Past that time, the writer's queue is waited for, which wakes us.
+            Link::Waiting { until } if *until > now || self.session.queue.has_room() => {
+                timeout = timeout.min(until.saturating_duration_since(now));
+            }
             Link::Up { connection, .. } if connection.is_ready() && !self.session.queue.is_full() => {
                 timeout = Duration::ZERO;
             }
@@ -373,7 +425,7 @@ impl Network {
 
     /// Sends and receives.
     fn exchange(&mut self, now: Instant) -> Result<(), LinkError> {
-        let Link::Up { connection, .. } = &mut self.link else { return Ok(()) };
+        let Link::Up { connection, progress, .. } = &mut self.link else { return Ok(()) };
         let session = &mut self.session;
         connection.retry_buffer();
         connection.drive(now)?;
@@ -381,8 +433,14 @@ impl Network {
         loop {
             if session.queue.is_full() {
                 connection.set_paused(now);
+                session.full_since.get_or_insert(now);
+                // Whoever does not read would not notice that the relay has given up.
+                if let Ok(Some(error)) = connection.stream().take_error() {
+                    return Err(ConnectionError::Io(error).into());
+                }
                 break;
             }
+            session.full_since = None;
             match connection.receive(now, &self.pool, &mut share)? {
                 None => break,
                 Some(Received::Open) => {
@@ -392,7 +450,13 @@ impl Network {
                 Some(Received::Control(json)) => {
                     session.downlink.handle_control(Control::from_json(&json)?, wall_ns())?;
                 }
-                Some(Received::Data(message)) => session.downlink.handle_data(message)?,
+                Some(Received::Data(message)) => {
+                    progress.handle_message(now, message.len());
+                    session.downlink.handle_data(message)?;
+                    if let Some(messages) = progress.poll_report(now) {
+                        connection.queue_control(&Control::Progress { messages });
+                    }
+                }
             }
             while let Some(control) = session.downlink.poll_control() {
                 connection.queue_control(&control);
@@ -401,6 +465,9 @@ impl Network {
         }
         if connection.wants_buffer() {
             connection.set_paused(now);
+        }
+        if let Some(messages) = progress.poll_report(now) {
+            connection.queue_control(&Control::Progress { messages });
         }
         connection.handle_timeout(now, wall_ns())?;
         connection.drive(now)?;
@@ -425,29 +492,53 @@ impl Session {
                     self.live.insert(key);
                     self.none_live_since = None;
                     let Some(stream) = self.downlink.streams().get(&key) else { continue };
-                    Item::Joined(key, stream.name.clone(), stream.first_sequence)
+                    self.ledger.handle_joined(key, stream);
+                    Item::Joined(key, stream.name.clone())
                 }
                 Event::Description(key, description) => Item::Description(key, description),
-                Event::Packets(block) => Item::Packets(block),
-                Event::Report(key, report) => Item::Report(key, report),
+                Event::Packets(block) => {
+                    self.ledger.handle_packets(block.header());
+                    Item::Packets(block)
+                }
+                Event::Report(key, report) => {
+                    self.handle_report(key, report);
+                    continue;
+                }
                 Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
                 Event::Missing(key, losses) => {
                     debug!("stream {key}: missing {}", losses.text());
+                    self.ledger.handle_missing(key, &losses);
                     Item::Missing(key, losses)
                 }
                 Event::Ended(key, reason) => {
-                    if let Some(reason) = reason {
-                        info!("stream {key}: ended: {}", printable(&reason));
+                    if let Some(reason) = &reason {
+                        info!("stream {key}: ended: {}", printable(reason));
                     }
                     self.live.remove(&key);
                     if self.live.is_empty() {
                         self.none_live_since = Some(Instant::now());
                     }
-                    Item::Ended(key)
+                    self.queue.push(Item::Ended(key));
+                    match self.ledger.handle_ended(key, reason.is_none()) {
+                        Some(key) => Item::Forget(key),
+                        None => continue,
+                    }
                 }
             };
             self.queue.push(item);
         }
+    }
+
+    fn handle_report(&mut self, key: StreamKey, report: Report) {
+        let Some(stream) = self.downlink.streams().get(&key) else { return };
+        let news = self.ledger.handle_report(key, &report, stream.first_sequence);
+        if news.lost.packets() > 0 {
+            self.queue.push(Item::Missing(key, news.lost));
+        }
+        for outage in news.outages {
+            self.queue.push(Item::Outage(key, stream.name.clone(), outage));
+        }
+        self.queue.push(Item::Report(key, report, news.is_whole));
     }
 
     fn handle_subscribed(&mut self, streams: u32) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 use mio::Waker;
 use wire::block::{PackedBlock, StreamKey};
 use wire::description::Description;
-use wire::ledger::{Losses, Report};
+use wire::ledger::{Losses, Outage, Report};
 
 /// What an item costs beside its bytes: its own memory, and what the allocator adds.
 const ITEM_BYTES: usize = 512;
@@ -19,20 +19,24 @@ const ITEM_BYTES: usize = 512;
 /// What the writer is told, in the order in which it came.
 #[derive(Debug)]
 pub enum Item {
-    /// A stream was joined: its sniffer's name, and the first sequence that comes.
-    Joined(StreamKey, String, u64),
+    /// A stream was joined: its sniffer's name.
+    Joined(StreamKey, String),
     /// Its table of interfaces.
     Description(StreamKey, Description),
     /// Packets.
     Packets(PackedBlock),
-    /// Its totals.
-    Report(StreamKey, Report),
+    /// Its totals, and whether all of them are this viewer's: it was joined at its beginning.
+    Report(StreamKey, Report, bool),
     /// Nothing older is to come.
     Mark(StreamKey, u64),
     /// Packets are missing before what comes next.
     Missing(StreamKey, Losses),
-    /// Nothing more comes.
+    /// Nothing could be captured for a while, by the sniffer of that name.
+    Outage(StreamKey, String, Outage),
+    /// Nothing more is expected of it.
     Ended(StreamKey),
+    /// It does not come back either.
+    Forget(StreamKey),
 }
 
 impl Item {
@@ -41,7 +45,7 @@ impl Item {
             + match self {
                 Item::Packets(block) => block.bytes().len(),
                 Item::Description(_, description) => description.interfaces.len() * ITEM_BYTES,
-                Item::Report(_, report) => report.interfaces.len() * ITEM_BYTES,
+                Item::Report(_, report, _) => report.interfaces.len() * ITEM_BYTES,
                 _ => 0,
             }
     }
@@ -97,6 +101,13 @@ impl Queue {
         let mut state = self.lock();
         state.is_starved = state.bytes >= self.limit_bytes;
         state.is_starved
+    }
+
+    /// Whether at least half of it is free; the network thread is woken when that is so.
+    pub fn has_room(&self) -> bool {
+        let mut state = self.lock();
+        state.is_starved = state.bytes > self.limit_bytes / 2;
+        !state.is_starved
     }
 
     /// Adds an item.
@@ -198,7 +209,9 @@ mod tests {
         let mut events = mio::Events::with_capacity(4);
         poll.poll(&mut events, Some(Duration::from_secs(5))).expect("polls");
         assert!(!events.is_empty());
-        assert!(!queue.is_full());
+        assert!(!queue.is_full() && queue.has_room());
+        queue.push(Item::Ended(key));
+        assert!(!queue.is_full() && !queue.has_room());
     }
 
     #[test]

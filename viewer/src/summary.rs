@@ -1,137 +1,165 @@
-//! What is said at the end: a line for each interface, and a total when there are several.
+//! What is said at the end: a line for each interface, and a total when there are several. Each line
+//! has the equation: what the kernel offered since this viewer joined, and what became of it.
 
 use std::collections::BTreeMap;
 
-use wire::block::StreamKey;
-use wire::downlink::StreamState;
-use wire::ledger::Losses;
+use wire::ledger::{Losses, Stage};
 use wire::units::format_bytes;
 
+use crate::ledger::Line;
 use crate::output::printable;
-use crate::writer::{StreamTally, Tally};
 
-/// What is known of one or several streams.
-#[derive(Debug, Default)]
-struct Line {
-    streams: usize,
-    received_packets: u64,
-    received_bytes: u64,
-    written_packets: u64,
-    filtered: u64,
-    unfilterable: u64,
-    missing: Losses,
-    kernel_drops: u64,
-    duplicates: u64,
-    lost_before: Losses,
-}
-
-impl Line {
-    fn add(&mut self, state: &StreamState, tally: &StreamTally) {
-        self.streams += 1;
-        self.received_packets += state.received_packets;
-        self.received_bytes += state.received_bytes;
-        self.written_packets += tally.written.packets;
-        self.filtered += tally.filtered;
-        self.unfilterable += tally.unfilterable;
-        self.duplicates += state.duplicates;
-        add(&mut self.missing, &state.missing);
-        if let Some(report) = &state.report {
-            let drops = report.interfaces.iter().map(|totals| totals.kernel_drops);
-            self.kernel_drops = drops.fold(self.kernel_drops, u64::saturating_add);
-            add(&mut self.lost_before, &report.lost);
-        }
-    }
-
-    fn text(&self) -> String {
-        let mut text = format!(
-            "received {} packets ({}), written {}",
-            self.received_packets,
-            format_bytes(self.received_bytes),
-            self.written_packets
-        );
-        let accounted = self.written_packets + self.filtered + self.unfilterable;
-        let left = self.received_packets.saturating_sub(accounted);
-        for (count, what) in [
-            (self.filtered, "filtered"),
-            (self.unfilterable, "of interfaces the filter does not fit"),
-            (left, "left unwritten at the end"),
-        ] {
-            if count > 0 {
-                text.push_str(&format!(", {count} {what}"));
-            }
-        }
-        text.push_str(&format!("; missing {}; kernel drops {}", self.missing.text(), self.kernel_drops));
-        if self.lost_before.packets() > 0 {
-            text.push_str(&format!("; sniffer's losses {}", self.lost_before.text()));
-        }
-        if self.duplicates > 0 {
-            text.push_str(&format!("; {} blocks came twice", self.duplicates));
-        }
-        text
-    }
-}
-
-fn add(to: &mut Losses, losses: &Losses) {
-    for (stage, loss) in &losses.0 {
-        to.add(*stage, loss.packets, loss.bytes);
-    }
-}
-
-/// The lines of the summary.
-pub fn summary(states: &BTreeMap<StreamKey, StreamState>, tally: &Tally) -> Vec<String> {
-    let none = StreamTally::default();
-    let mut lines: BTreeMap<String, Line> = BTreeMap::new();
-    let mut total = Line::default();
-    for (key, state) in states {
-        let tallied = tally.streams.get(key).unwrap_or(&none);
-        let label = match tallied.interfaces.as_slice() {
-            [] => format!("{}:?", state.name),
-            names => names.join(" "),
-        };
-        lines.entry(label).or_default().add(state, tallied);
-        total.add(state, tallied);
-    }
+/// The lines of the summary. `interface_drops`: what interfaces of the output, by name, dropped
+/// themselves.
+pub fn summary(
+    lines: &BTreeMap<String, Line>,
+    interface_drops: &BTreeMap<u32, (String, u64)>,
+) -> Vec<String> {
     if lines.is_empty() {
         return vec!["no stream matched".to_owned()];
     }
-    let several = lines.len() > 1;
-    let with_count = |label: &str, line: &Line| match line.streams {
-        1 => format!("{}: {}", printable(label), line.text()),
-        count => format!("{} ({count} streams): {}", printable(label), line.text()),
-    };
-    let mut texts: Vec<String> = lines.iter().map(|(label, line)| with_count(label, line)).collect();
-    if several {
-        texts.push(with_count("total", &total));
+    let mut total = Line::default();
+    let mut texts = Vec::new();
+    for (label, line) in lines {
+        let own = |(name, _): &&(String, u64)| line.written.interfaces.contains(name);
+        let drops = interface_drops.values().filter(own).map(|(_, drops)| drops).sum();
+        texts.push(format!("{}: {}", title(&printable(label), line), text(line, drops)));
+        total.add(line);
+    }
+    if lines.len() > 1 {
+        let drops = interface_drops.values().map(|(_, drops)| drops).sum();
+        texts.push(format!("{}: {}", title("total", &total), text(&total, drops)));
     }
     texts
+}
+
+fn title(label: &str, line: &Line) -> String {
+    match line.streams {
+        0 | 1 => label.to_owned(),
+        count => format!("{label} ({count} streams)"),
+    }
+}
+
+fn text(line: &Line, interface_drops: u64) -> String {
+    let written = &line.written;
+    let mut text = format!(
+        "received {} packets ({}), written {}",
+        line.received_packets,
+        format_bytes(line.received_bytes),
+        written.written.packets
+    );
+    let done = written.written.packets + written.filtered + written.unfilterable;
+    let left = line.received_packets.saturating_sub(done);
+    let kept_back = [
+        (written.filtered, "filtered"),
+        (written.unfilterable, "of interfaces the filter does not fit"),
+        (left, "left unwritten at the end"),
+    ];
+    for (count, what) in kept_back.iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!(", {count} {what}"));
+    }
+    text.push_str(&format!("; missing {}", line.missing.text()));
+    text.push_str(&equation(line, left));
+    if line.cut_packets > 0 {
+        text.push_str(&format!("; {} delivered shortened", line.cut_packets));
+    }
+    if line.duplicates > 0 {
+        text.push_str(&format!("; {} blocks came twice", line.duplicates));
+    }
+    let mut outside = Vec::new();
+    if interface_drops > 0 {
+        outside.push(format!("{interface_drops} dropped by the interface"));
+    }
+    for outage in &line.outages {
+        let lasts = if outage.until_ns.is_none() { ", to the end" } else { "" };
+        outside.push(printable(&format!("{}{lasts}", outage.text())));
+    }
+    let more = line.outage_count.saturating_sub(line.outages.len() as u64);
+    if more > 0 {
+        outside.push(format!("{more} more such times"));
+    }
+    if !outside.is_empty() {
+        text.push_str(&format!("; outside of this: {}", outside.join(", ")));
+    }
+    let unexplained = line.missing.packets_at(Stage::Unexplained).saturating_add(residual(line).1);
+    if unexplained > 0 {
+        text.push_str(&format!("; {unexplained} UNEXPLAINED, a defect of Ringcast: please report it"));
+    }
+    text
+}
+
+/// Packets that the kernel says it offered and that nothing is known of: those under way, and those
+/// for which there is no excuse.
+fn residual(line: &Line) -> (u64, u64) {
+    let rest = line.offered_by_kernel.saturating_sub(line.accounted());
+    if line.is_open { (rest, 0) } else { (0, rest) }
+}
+
+/// `; offered 20 = written 10 + filtered 4 + missing 4 (viewer queue) + kernel ring 2`.
+fn equation(line: &Line, left: u64) -> String {
+    let accounted = line.accounted();
+    let (under_way, unexplained) = residual(line);
+    let offered = accounted.saturating_add(under_way).saturating_add(unexplained);
+    // Joined in the middle, the first report does not say what of it was in the ring; and a report
+    // is up to a second older than the last packets.
+    let is_about = line.is_about || line.offered_by_kernel < accounted;
+    let about = if is_about { "about " } else { "" };
+    let mut terms = vec![format!("written {}", line.written.written.packets)];
+    let mut term = |what: &str, count: u64, more: String| {
+        if count > 0 {
+            terms.push(format!("{what} {count}{more}"));
+        }
+    };
+    term("filtered", line.written.filtered, String::new());
+    term("of interfaces the filter does not fit", line.written.unfilterable, String::new());
+    term("left unwritten", left, String::new());
+    term("missing", line.missing.packets(), format!(" ({})", stages(&line.missing)));
+    term("lost before packing", line.unpacked.packets(), format!(" ({})", stages(&line.unpacked)));
+    term("kernel ring", line.kernel_drops, String::new());
+    term("in the ring or under way", under_way, String::new());
+    term("unexplained", unexplained, String::new());
+    format!("; offered {about}{offered} = {}", terms.join(" + "))
+}
+
+/// `viewer queue`, or `3 viewer queue, 1 corrupt`.
+fn stages(losses: &Losses) -> String {
+    let mut present = losses.0.iter().filter(|(_, loss)| loss.packets > 0);
+    match (present.next(), present.next()) {
+        (Some((stage, _)), None) => stage.text().to_owned(),
+        _ => losses.text(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tally::StreamTally;
     use crate::unpack::Count;
-    use wire::ledger::Stage;
 
     #[test]
-    fn rings_of_an_interface_share_a_line_and_everything_adds_up() {
-        let (mut states, mut tally) = (BTreeMap::new(), Tally::default());
-        for stream in 0..3 {
-            let key = StreamKey { stream, ..StreamKey::default() };
-            let mut state = StreamState::default();
-            state.received_packets = 10;
-            state.missing.add(Stage::ViewerQueue, 2, 0);
-            states.insert(key, state);
-            let interfaces = vec![if stream < 2 { "web:eth0".into() } else { "web:eth1".into() }];
+    fn lines_add_up_and_name_what_is_kept_back() {
+        let line = |filtered| {
             let written = Count { packets: 6, bytes: 60 };
-            let one = StreamTally { interfaces, written, filtered: 3, ..StreamTally::default() };
-            tally.streams.insert(key, one);
-        }
-        let lines = summary(&states, &tally);
-        assert_eq!(lines.len(), 3);
-        assert!(lines[0].starts_with("web:eth0 (2 streams): received 20 packets"), "{}", lines[0]);
-        assert!(lines[0].contains("written 12, 6 filtered, 2 left unwritten"), "{}", lines[0]);
-        assert!(lines[1].contains("missing 2 viewer queue"), "{}", lines[1]);
-        assert!(lines[2].starts_with("total (3 streams)"), "{}", lines[2]);
-        assert_eq!(summary(&BTreeMap::new(), &tally), ["no stream matched"]);
+            let written = StreamTally { written, filtered, unfilterable: 1, ..StreamTally::default() };
+            let mut line = Line { streams: 2, received_packets: 12, written, ..Line::default() };
+            line.missing.add(Stage::ViewerQueue, 2, 0);
+            line.offered_by_kernel = 14;
+            line
+        };
+        let lines = BTreeMap::from([("web:eth0".to_owned(), line(3)), ("web:\u{1b}".to_owned(), line(5))]);
+        let texts = summary(&lines, &BTreeMap::new());
+        assert_eq!(texts.len(), 3);
+        let escaped = "web:\\u{1b} (2 streams): received 12 packets (0 B), written 6, 5 filtered, \
+                       1 of interfaces the filter does not fit; missing 2 viewer queue; offered 14 = written 6 + \
+                       filtered 5 + of interfaces the filter does not fit 1 + missing 2 (viewer queue)";
+        assert_eq!(texts[0], escaped);
+        assert!(texts[1].contains("3 filtered, 1 of interfaces the filter does not fit, 2 left unwritten"));
+        assert!(texts[2].starts_with("total (4 streams): received 24 packets"), "{}", texts[2]);
+        assert!(texts[2].contains("offered 28 = written 12 + filtered 8 +"), "{}", texts[2]);
+        assert_eq!(summary(&BTreeMap::new(), &BTreeMap::new()), ["no stream matched"]);
+        let mut line = line(3);
+        line.missing.add(Stage::Unexplained, 1, 0);
+        let text = text(&line, 0);
+        assert!(text.ends_with("1 UNEXPLAINED, a defect of Ringcast: please report it"), "{text}");
     }
 }

@@ -209,15 +209,39 @@ fn word(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_le_bytes(*chunk))
 }
 
-/// Appends `packet`, a checked Enhanced Packet Block, with a comment before its other options.
-pub fn append_commented(out: &mut Vec<u8>, packet: &[u8], comment: &str) {
+/// Interface and captured length of each packet of `bytes`, which were checked.
+pub fn packets_of(bytes: &[u8]) -> impl Iterator<Item = (u32, usize)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+        at += packet_bytes(rest).max(1);
+        Some(packet_head(rest))
+    })
+}
+
+/// The first `count` packets of `bytes`, which were checked.
+pub fn first_packets(bytes: &[u8], count: u64) -> &[u8] {
+    let mut end = 0;
+    for _ in 0..count {
+        match bytes.get(end..) {
+            Some(rest) if !rest.is_empty() => end += packet_bytes(rest).max(1),
+            _ => break,
+        }
+    }
+    bytes.get(..end).unwrap_or(bytes)
+}
+
+/// Appends `packet`, a checked Enhanced Packet Block, with comments before its other options.
+pub fn append_commented(out: &mut Vec<u8>, packet: &[u8], comments: &[String]) {
     let start = out.len();
     let (_, captured_bytes) = packet_head(packet);
     let options_at =
         (EPB_HEAD_BYTES + captured_bytes.next_multiple_of(4)).min(packet.len().saturating_sub(4));
     let options = &packet[options_at..packet.len().saturating_sub(4)];
     out.extend_from_slice(&packet[..options_at]);
-    packet_option(out, OPT_COMMENT, comment.as_bytes());
+    for comment in comments {
+        packet_option(out, OPT_COMMENT, comment.as_bytes());
+    }
     out.extend_from_slice(options);
     if options.is_empty() {
         out.extend_from_slice(&[0; 4]);
@@ -335,12 +359,12 @@ mod tests {
         let block = packer.seal().expect("packets");
         let first = packet_bytes(block.body());
         let mut out = Vec::new();
-        append_commented(&mut out, &block.body()[..first], "two lost");
-        append_commented(&mut out, &block.body()[first..], "x");
+        append_commented(&mut out, &block.body()[..first], &["two lost".into()]);
+        append_commented(&mut out, &block.body()[first..], &["x".into(), "yes".into()]);
         let epbs: Vec<_> = Epbs::new(&out, 1).collect::<Result<_, _>>().expect("whole");
         assert_eq!((epbs[0].data, epbs[1].data), (&b"abcde"[..], &b"abcd"[..]));
         assert_eq!(epbs[0].options, b"\x01\0\x08\0two lost\x02\0\x04\0\x01\0\0\0\0\0\0\0");
-        assert_eq!(epbs[1].options, b"\x01\0\x01\0x\0\0\0\0\0\0\0");
+        assert_eq!(epbs[1].options, b"\x01\0\x01\0x\0\0\0\x01\0\x03\0yes\0\0\0\0\0");
     }
 
     proptest! {

@@ -1,13 +1,13 @@
 //! The viewer as a process against a small relay: what it writes, how it ends.
 
+#[allow(dead_code)] // the other tests use the rest
 mod common;
 
 use std::io::Read;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Capture, Relay, Source, Viewer, ethernet, udp_frame};
+use common::{Capture, Relay, Source, Viewer, ethernet, output_of, udp_frame};
 use wire::Interface;
 use wire::block::PackedBlock;
 use wire::description::Description;
@@ -17,20 +17,6 @@ use wire::message::{Control, StreamStatus};
 fn report(offered: u64, kernel_drops: u64) -> Report {
     let totals = InterfaceTotals { offered, kernel_drops, ..InterfaceTotals::default() };
     Report { time_ns: 1_700_000_001_000_000_000, interfaces: vec![totals], ..Report::default() }
-}
-
-/// What an independent program makes of a file; `None`, said aloud, where it is not installed.
-fn output_of(program: &str, args: &[&str]) -> Option<String> {
-    match Command::new(program).args(args).stderr(Stdio::null()).output() {
-        Ok(output) => {
-            assert!(output.status.success(), "{program} refuses the file");
-            Some(String::from_utf8_lossy(&output.stdout).into_owned())
-        }
-        Err(error) => {
-            eprintln!("SKIPPED: {program}: {error}");
-            None
-        }
-    }
 }
 
 #[test]
@@ -48,7 +34,7 @@ fn packets_of_several_streams_come_through_and_are_read_by_others() {
     relay.accept(&[&rings[0], &rings[1], &read]);
     for ring in &mut rings {
         relay.data(&ring.packets(&[0, 0, 0]));
-        relay.data(&ring.report(&report(5, 0), false));
+        relay.data(&ring.report(&report(4, 0), false));
         relay.data(&ring.packets(&[0]));
     }
     relay.data(&read.packets(&[0]));
@@ -69,7 +55,7 @@ fn packets_of_several_streams_come_through_and_are_read_by_others() {
     let ids: Vec<_> = capture.packets.iter().map(|packet| packet.interface).collect();
     assert_eq!(ids, [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
     let last = capture.last_statistics(0);
-    assert_eq!((last.counts[&6], last.counts[&8]), (10, 8));
+    assert_eq!((last.counts[&6], last.counts[&8]), (8, 8));
     if let Some(text) = output_of("tshark", &["-r", file, "-T", "fields", "-e", "udp.dstport"]) {
         assert_eq!(text.lines().filter(|line| *line == "53").count(), 10, "{text}");
     }
@@ -224,12 +210,14 @@ fn a_loss_is_told_by_the_packet_after_it_or_at_the_end() {
             stage: Stage::ViewerQueue,
         });
         relay.data(&source.packets(&[0, 0, 0]));
-        relay.data(&source.report(&report(30, 4), false));
+        relay.data(&source.report(&report(21, 4), false));
         relay.data(&source.packets(&[0]));
-        relay.data(&source.report(&report(40, 6), true));
+        relay.data(&source.report(&report(24, 6), true));
         let ended = viewer.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        assert!(ended.stderr.contains("missing 12 viewer queue; kernel drops 6"), "{}", ended.stderr);
+        let equation = "written 6; missing 12 viewer queue; \
+                        offered 24 = written 6 + missing 12 (viewer queue) + kernel ring 6\n";
+        assert!(ended.stderr.contains(equation), "{}", ended.stderr);
         let capture = Capture::read(&output.join().expect("reads"));
         let comments: Vec<_> = capture.packets.iter().map(|packet| packet.comments.join("|")).collect();
         let first = "ringcast: 12 packets lost before this one (viewer queue)";
@@ -237,7 +225,7 @@ fn a_loss_is_told_by_the_packet_after_it_or_at_the_end() {
         assert_eq!(comments, ["", "", first, "", "", second]);
         let last = capture.last_statistics(0);
         assert_eq!(last.comments, ["ringcast: 2 packets lost after the last one (kernel ring)"]);
-        assert_eq!((last.counts[&6], last.counts[&7], last.counts[&8]), (40, 6, 6));
+        assert_eq!((last.counts[&6], last.counts[&7], last.counts[&8]), (24, 6, 6));
     }
 }
 
@@ -363,6 +351,42 @@ fn an_interrupt_ends_in_order() {
     assert!(ended.stderr.contains("written 2"), "{}", ended.stderr);
     let capture = Capture::read(&output.join().expect("reads"));
     assert_eq!((capture.packets.len(), capture.last_statistics(0).counts[&8]), (2, 2));
+}
+
+/// The relay settles by what the viewer says has arrived: soon after it came, without a message for
+/// each message, from 0 again on each connection, and the whole before it leaves.
+#[test]
+fn the_relay_is_told_what_has_arrived() {
+    let progress = |relay: &Relay, goal: u64| {
+        let mut told = Vec::new();
+        while told.last() != Some(&goal) {
+            if let Control::Progress { messages } = relay.next_control() {
+                told.push(messages);
+            }
+        }
+        told
+    };
+    let relay = Relay::start();
+    let mut viewer = Viewer::start(&relay.url, &["--until-end"]);
+    let output = viewer.read();
+    let mut source = Source::new(1, 0, "web", &[ethernet("eth0")]);
+    relay.accept(&[&source]);
+    assert_eq!(progress(&relay, 1), [1], "the description");
+    let begin = Instant::now();
+    for _ in 0..200 {
+        relay.data(&source.packets(&[0]));
+    }
+    let told = progress(&relay, 201);
+    let took = begin.elapsed();
+    assert!(told.is_sorted() && told.len() as u128 <= 2 + took.as_millis() / 50, "{told:?} in {took:?}");
+    relay.cut();
+    relay.accept(&[&source]);
+    relay.data(&source.packets(&[0]));
+    assert_eq!(progress(&relay, 2).last(), Some(&2), "counted anew");
+    relay.data(&source.end());
+    assert_eq!(viewer.wait().code, Some(0));
+    assert_eq!(progress(&relay, 3).last(), Some(&3), "told before it leaves");
+    assert_eq!(Capture::read(&output.join().expect("reads")).packets.len(), 201);
 }
 
 /// A reader that stops reading holds the relay back, costs bounded memory, gets everything once it

@@ -25,10 +25,25 @@ use wire::pool::Pool;
 /// Longest time for anything to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What an independent program makes of a file; `None`, said aloud, where it is not installed.
+pub fn output_of(program: &str, args: &[&str]) -> Option<String> {
+    match Command::new(program).args(args).stderr(Stdio::null()).output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{program} refuses the file");
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: {program}: {error}");
+            None
+        }
+    }
+}
+
 enum Command_ {
     Control(Control),
     Data(Bytes),
     Instance(u64),
+    Close(String),
     Cut,
 }
 
@@ -70,6 +85,11 @@ impl Relay {
         self.order(Command_::Instance(instance));
     }
 
+    /// The relay closes the connection and says why.
+    pub fn close(&self, reason: &str) {
+        self.order(Command_::Close(reason.to_owned()));
+    }
+
     /// The connection breaks.
     pub fn cut(&self) {
         self.order(Command_::Cut);
@@ -78,6 +98,12 @@ impl Relay {
     /// The next message of a viewer.
     pub fn next_control(&self) -> Control {
         self.received.recv_timeout(PATIENCE).expect("a viewer")
+    }
+
+    /// Whether a viewer says nothing at all for so long.
+    pub fn is_left_alone(&self, time: Duration) -> bool {
+        while self.received.try_recv().is_ok() {}
+        self.received.recv_timeout(time).is_err()
     }
 
     /// Waits until a viewer has subscribed.
@@ -137,6 +163,11 @@ fn serve(
             match orders.try_recv() {
                 Ok(Command_::Instance(number)) => instance = number,
                 Ok(Command_::Cut) => connection = None,
+                Ok(Command_::Close(reason)) => {
+                    if let Some(open) = &mut connection {
+                        open.close(Instant::now(), 1008, &reason);
+                    }
+                }
                 // What is told while data waits would overtake it: that is how notices work, but
                 // tests say what comes first.
                 Ok(other) => queued.push_back(other),

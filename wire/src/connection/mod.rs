@@ -9,7 +9,9 @@
 //! payloads are written from where they lie, by vectored writes; a client's must be masked, which
 //! is fused with the one copy into the send buffer.
 
+mod acknowledged;
 mod handshake;
+mod life;
 mod sending;
 mod url;
 mod websocket;
@@ -24,6 +26,8 @@ use mio::net::TcpStream;
 use thiserror::Error;
 
 pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
+use life::Life;
+pub use life::Times;
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
 pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
@@ -36,7 +40,7 @@ use crate::pool::Pool;
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// After this time without sending, a ping is due.
 pub const PING_TIME: Duration = Duration::from_secs(5);
-/// After this time without a byte received or accepted by the peer, the line is dead.
+/// After this time without a byte received or acknowledged by the peer's TCP, the line is dead.
 pub const DEAD_TIME: Duration = Duration::from_secs(20);
 /// Time for the last bytes and the peer's close once we close.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -51,8 +55,8 @@ const READ_SHARE_BYTES: usize = 4 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 4096;
 const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
-/// How a pong of ours begins as JSON.
-const PONG_JSON: &[u8] = br#"{"type":"pong""#;
+/// How control messages begin as JSON of which a later one says all that an earlier one does.
+const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -64,10 +68,10 @@ pub enum ConnectionError {
     Handshake(#[from] HandshakeError),
     #[error("{0}")]
     Frame(#[from] FrameError),
-    #[error("no answer to the handshake within {} s", HANDSHAKE_TIME.as_secs())]
-    HandshakeTime,
-    #[error("nothing heard for {} s", DEAD_TIME.as_secs())]
-    Dead,
+    #[error("no answer to the handshake within {:.0} s", .time.as_secs_f64())]
+    HandshakeTime { time: Duration },
+    #[error("nothing heard for {:.0} s", .silent.as_secs_f64())]
+    Dead { silent: Duration },
     #[error("the peer closed the connection{}", reason_text(reason))]
     Closed { reason: String },
     #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 16 MiB of them wait")]
@@ -145,8 +149,7 @@ pub struct Connection {
     sent_total: u64,
     data_sent: u64,
     bytes_in: u64,
-    last_heard: Instant,
-    last_sent: Instant,
+    life: Life,
 }
 
 impl Connection {
@@ -168,6 +171,8 @@ impl Connection {
         // Waiting to fill segments would delay lone packets; an error here changes nothing else.
         let _ = stream.set_nodelay(true);
         let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: HELLO_BYTES_MAX };
+        let times = Times::default();
+        acknowledged::limit_probe_interval(&stream, times.dead / 4);
         Self {
             stream,
             is_client,
@@ -190,8 +195,7 @@ impl Connection {
             sent_total: 0,
             data_sent: 0,
             bytes_in: 0,
-            last_heard: now,
-            last_sent: now,
+            life: Life::new(times, now),
         }
     }
 
@@ -238,7 +242,7 @@ impl Connection {
 
     /// We do not read for now, by our own choice: hearing nothing is then no sign of a dead line.
     pub fn set_paused(&mut self, now: Instant) {
-        self.last_heard = now;
+        self.life.handle_paused(now);
     }
 
     /// The pool may have a buffer again.
@@ -315,8 +319,9 @@ impl Connection {
     pub fn handle_timeout(&mut self, now: Instant, clock_ns: u64) -> Result<(), ConnectionError> {
         match self.phase {
             Phase::ClientHandshake { .. } | Phase::ServerHandshake { .. } => {
-                if now.duration_since(self.started) >= HANDSHAKE_TIME {
-                    return Err(ConnectionError::HandshakeTime);
+                let time = self.life.times().handshake;
+                if now.duration_since(self.started) >= time {
+                    return Err(ConnectionError::HandshakeTime { time });
                 }
             }
             Phase::Closing { deadline, .. } => {
@@ -325,24 +330,32 @@ impl Connection {
                 }
             }
             Phase::Open => {
-                let heard = self.last_heard.max(self.last_sent_with_progress());
-                if now.saturating_duration_since(heard) >= DEAD_TIME {
-                    return Err(ConnectionError::Dead);
+                if self.life.is_look_due(now) {
+                    let state = acknowledged::send_state(&self.stream);
+                    if let Some(silent) = self.life.look(now, !self.is_flushed(), state) {
+                        return Err(ConnectionError::Dead { silent });
+                    }
                 }
-                let idle = now.saturating_duration_since(self.last_sent) >= PING_TIME;
-                if idle && self.is_flushed() {
+                if self.life.is_ping_due(now) && self.is_flushed() {
                     self.queue_control(&Control::Ping { clock_ns });
-                    self.last_sent = now;
+                    self.life.handle_sent(now);
                 }
             }
         }
         Ok(())
     }
 
-    /// A byte accepted by the peer's TCP is a sign of life only while there is a backlog: an idle
-    /// line accepts into the local kernel whatever happens.
-    fn last_sent_with_progress(&self) -> Instant {
-        if self.wants_to_send() { self.last_sent } else { self.last_heard }
+    /// Time since the peer last took a byte while some wait for it; zero while none waits. A peer
+    /// that does not read is not dead: how long it may do so is for the caller to say. As of the
+    /// last [`Connection::handle_timeout`], to a twentieth of the dead time.
+    pub fn stalled_for(&self, now: Instant) -> Duration {
+        if self.is_open() { self.life.stalled_for(now) } else { Duration::ZERO }
+    }
+
+    /// Other times than the defaults.
+    pub fn set_times(&mut self, times: Times) {
+        acknowledged::limit_probe_interval(&self.stream, times.dead / 4);
+        self.life.set_times(times);
     }
 
     /// Reads until a message is whole, the socket would block, or this turn's share is used up.
@@ -384,7 +397,7 @@ impl Connection {
                 Ok(count) => {
                     self.deframer.filled(count);
                     self.bytes_in += count as u64;
-                    self.last_heard = now;
+                    self.life.handle_heard(now);
                     share.0 = share.0.saturating_sub(count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
@@ -414,7 +427,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             };
-            self.last_heard = now;
+            self.life.handle_heard(now);
             share.0 = share.0.saturating_sub(count);
             let rest = match &mut self.phase {
                 Phase::ClientHandshake { answer, key, .. } => {

@@ -4,15 +4,17 @@ use super::*;
 
 impl Connection {
     pub(super) fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
-        // One pong says what many would (RFC 6455, section 5.5.3): a peer that asks often while it
-        // does not read must not fill the queue.
-        let is_pong = |(kind, payload): &(Outgoing, Vec<u8>)| {
-            *kind == Outgoing::Pong || (*kind == Outgoing::Text && payload.starts_with(PONG_JSON))
+        // One pong says what many would (RFC 6455, section 5.5.3), and so does one progress: a peer
+        // that asks often, or sends much, while it does not read must not fill the queue.
+        let superseding = match kind {
+            Outgoing::Pong => Some(&b""[..]),
+            Outgoing::Text => SUPERSEDING_JSON.into_iter().find(|head| payload.starts_with(head)),
+            _ => None,
         };
         let one = (kind, payload);
-        if is_pong(&one)
+        if let Some(head) = superseding
             && let Some(waiting) =
-                self.control.iter_mut().find(|waiting| waiting.0 == kind && is_pong(waiting))
+                self.control.iter_mut().find(|waiting| waiting.0 == kind && waiting.1.starts_with(head))
         {
             self.control_bytes = self.control_bytes - waiting.1.len() + one.1.len();
             *waiting = one;
@@ -47,7 +49,7 @@ impl Connection {
             match sent {
                 Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(count) => {
-                    self.last_sent = now;
+                    self.life.handle_sent(now);
                     self.sent_total += count as u64;
                     self.settle(count);
                 }

@@ -3,26 +3,31 @@
 //! INVARIANT: every packet of a block that was passed on is written, filtered, or in a corrupt
 //! block, and the tally says which; what waits at the end is in none of them.
 
+mod streams;
+mod table;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bpf::Program;
 use tracing::warn;
-use wire::block::{Header, PackedBlock, StreamKey};
+use wire::block::{PackedBlock, StreamKey};
 use wire::clock::wall_ns;
-use wire::description::Description;
 use wire::ledger::{Losses, Report, Stage};
-use wire::pcapng::{interface_description, section_header};
+use wire::pcapng::section_header;
 
-use crate::config::{Config, compile_filter, filter_text};
+use crate::config::Config;
 use crate::interfaces::Interfaces;
 use crate::merge::Merge;
-use crate::output::{Output, Stop, printable, say};
+use crate::output::{Output, Stop};
 use crate::queue::{Item, Next, Queue};
+use crate::tally::SharedTally;
 use crate::unpack::{
-    Count, Fate, PacketEnd, Route, Unpacked, Unpacker, append_commented, packet_bytes, packet_head,
+    Count, Fate, PacketEnd, Unpacked, Unpacker, append_commented, first_packets, packet_bytes, packets_of,
 };
+
+use self::streams::Streams;
 
 /// How often an idle writer looks whether its reader is still there.
 const PROBE_TIME: Duration = Duration::from_millis(500);
@@ -31,52 +36,6 @@ const MERGE_BYTES_MAX: usize = 256 << 20;
 /// Packets that leave the merge are written in pieces of about this size.
 const MERGE_WRITE_BYTES: usize = 256 << 10;
 
-/// What was done with the packets of one stream.
-#[derive(Clone, Debug, Default)]
-pub struct StreamTally {
-    /// Its interfaces as the output names them.
-    pub interfaces: Vec<String>,
-    /// Written.
-    pub written: Count,
-    /// Rejected by the filter, or of an interface that was not asked for.
-    pub filtered: u64,
-    /// Of an interface for which the filter does not compile.
-    pub unfilterable: u64,
-}
-
-/// What the writer has done so far; shared, so that it can be told even if the writer hangs.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// By stream.
-    pub streams: BTreeMap<StreamKey, StreamTally>,
-    /// Headers of corrupt blocks that the network thread has not taken yet.
-    pub corrupt: Vec<Header>,
-}
-
-/// Shared access to the tally.
-#[derive(Clone, Debug, Default)]
-pub struct SharedTally(Arc<Mutex<Tally>>);
-
-impl SharedTally {
-    /// The tally, locked.
-    pub fn lock(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Stream {
-    name: String,
-    first_sequence: u64,
-    routes: Vec<Route>,
-    /// Equal interfaces of its table so far.
-    seen: HashMap<(String, String), u32>,
-    /// Kernel drops by interface at the last report.
-    kernel_drops: Vec<Option<u64>>,
-    /// Lost, and no packet told so far.
-    pending: Losses,
-}
-
 /// The writer. See the module's head.
 pub struct Writer {
     config: Config,
@@ -84,7 +43,9 @@ pub struct Writer {
     queue: Arc<Queue>,
     tally: SharedTally,
     interfaces: Interfaces,
-    streams: HashMap<StreamKey, Stream>,
+    streams: Streams,
+    /// Streams that have ended for good, and may still have packets in the merge.
+    leaving: Vec<StreamKey>,
     /// Programs by link type; the text says why there is none.
     programs: HashMap<u16, Result<Arc<Program>, String>>,
     unpacker: Unpacker,
@@ -104,7 +65,8 @@ impl Writer {
             queue,
             tally,
             interfaces: Interfaces::default(),
-            streams: HashMap::new(),
+            streams: Streams::default(),
+            leaving: Vec::new(),
             programs: HashMap::new(),
             unpacker: Unpacker::default(),
             merge,
@@ -143,16 +105,29 @@ impl Writer {
                 Next::Closed => break,
             }
             self.write_merged(false)?;
+            self.tell_left();
         }
         self.write_merged(true)
     }
 
+    /// The tally of a stream that has ended is not touched any more.
+    fn tell_left(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let merge = self.merge.as_ref();
+        let still_here = |key: &StreamKey| merge.is_some_and(|merge| merge.has(*key));
+        let (staying, left) = std::mem::take(&mut self.leaving).into_iter().partition(still_here);
+        self.leaving = staying;
+        self.tally.lock().left.extend::<Vec<StreamKey>>(left);
+    }
+
     fn handle(&mut self, item: Item) -> Result<(), Stop> {
         match item {
-            Item::Joined(key, name, first_sequence) => {
-                let stream = self.streams.entry(key).or_default();
+            Item::Joined(key, name) => {
+                let stream = self.streams.join(key);
                 if stream.routes.is_empty() {
-                    (stream.name, stream.first_sequence) = (name, first_sequence);
+                    stream.name = name;
                 }
                 if let Some(merge) = &mut self.merge {
                     merge.join(key);
@@ -161,7 +136,7 @@ impl Writer {
             }
             Item::Description(key, description) => self.handle_description(key, &description),
             Item::Packets(block) => self.handle_packets(&block),
-            Item::Report(key, report) => self.handle_report(key, &report),
+            Item::Report(key, report, is_whole) => self.handle_report(key, &report, is_whole),
             Item::Mark(key, through_ns) => {
                 if let Some(merge) = &mut self.merge {
                     merge.advance(key, through_ns);
@@ -169,93 +144,42 @@ impl Writer {
                 Ok(())
             }
             Item::Missing(key, losses) => {
-                let stream = self.streams.entry(key).or_default();
-                add_losses(&mut stream.pending, &losses);
+                if let Some(stream) = self.streams.find(key) {
+                    stream.pending.add_losses(&losses);
+                }
+                Ok(())
+            }
+            Item::Outage(key, name, outage) => {
+                if let Some(stream) = self.streams.find(key) {
+                    stream.pending.add_outage(outage);
+                } else if let Some(id) = self.interfaces.find(&format!("{name}:{}", outage.interface)) {
+                    self.streams.leave(id, outage);
+                }
                 Ok(())
             }
             Item::Ended(key) => {
                 if let Some(merge) = &mut self.merge {
                     merge.end(key);
                 }
+                self.streams.end(key);
+                Ok(())
+            }
+            Item::Forget(key) => {
+                if let Some(stream) = self.streams.forget(key) {
+                    for (local, route) in (0u32..).zip(&stream.routes) {
+                        self.interfaces.fold(route.id, key, local);
+                    }
+                }
+                self.leaving.push(key);
                 Ok(())
             }
         }
     }
 
-    /// A stream's table is there, or has grown: every new interface is described in the output.
-    fn handle_description(&mut self, key: StreamKey, description: &Description) -> Result<(), Stop> {
-        let mut inherited = Losses::default();
-        if let Some(former) = description.predecessor
-            && former != key
-            && let Some(former) = self.streams.get_mut(&former)
-        {
-            inherited = std::mem::take(&mut former.pending);
-        }
-        let stream = self.streams.entry(key).or_default();
-        add_losses(&mut stream.pending, &inherited);
-        let sniffer = if stream.name.is_empty() { &description.name } else { &stream.name };
-        self.scratch.clear();
-        let known = stream.routes.len();
-        for interface in description.interfaces.iter().skip(known) {
-            let name = match (&description.file, interface.name.is_empty()) {
-                (Some(file), true) => base_name(file),
-                _ => interface.name.as_str(),
-            };
-            let full_name = format!("{sniffer}:{name}");
-            let offset_ns = interface.ts_offset_s.saturating_mul(1_000_000_000);
-            let mut route = Route { id: 0, fate: Fate::Keep, offset_ns };
-            if !self.config.matcher.matches_interface(&interface.name)
-                && !self.config.matcher.matches_interface(name)
-            {
-                route.fate = Fate::Unwanted;
-                stream.routes.push(route);
-                continue;
-            }
-            if let Some(expression) = &self.config.filter {
-                let compile = || {
-                    let program = compile_filter(expression, interface.link_type);
-                    program.map(Arc::new).map_err(|error| filter_text(&error))
-                };
-                route.fate = match self.programs.entry(interface.link_type).or_insert_with(compile) {
-                    Ok(program) => Fate::Filter(Arc::clone(program)),
-                    Err(text) => {
-                        let name = printable(&full_name);
-                        say(&format!("interface {name}: nothing of it is written: {text}"));
-                        Fate::Unfilterable
-                    }
-                };
-            }
-            if !matches!(route.fate, Fate::Unfilterable) {
-                let opened_ns = description.opened_ns;
-                let seen = &mut stream.seen;
-                match self.interfaces.assign(key.epoch, &full_name, interface, opened_ns, seen) {
-                    Some((id, is_new)) => {
-                        route.id = id;
-                        if is_new {
-                            interface_description(&mut self.scratch, interface, &full_name);
-                        }
-                    }
-                    None => {
-                        warn!("interface {}: too many interfaces, it is left out", printable(&full_name));
-                        route.fate = Fate::Unfilterable;
-                    }
-                }
-            }
-            let mut tally = self.tally.lock();
-            let tallied = &mut tally.streams.entry(key).or_default().interfaces;
-            if !tallied.contains(&full_name) && tallied.len() < 8 {
-                tallied.push(full_name);
-            }
-            drop(tally);
-            stream.routes.push(route);
-        }
-        self.output.write(&self.scratch)
-    }
-
     fn handle_packets(&mut self, block: &PackedBlock) -> Result<(), Stop> {
         let header = block.header();
         let key = header.key;
-        let Some(stream) = self.streams.get_mut(&key) else {
+        let Some(stream) = self.streams.find(key) else {
             self.tally.lock().corrupt.push(*header);
             return Ok(());
         };
@@ -263,7 +187,9 @@ impl Writer {
             Ok(unpacked) => unpacked,
             Err(error) => {
                 warn!("stream {key}: block {} is dropped: {error}", header.sequence);
-                stream.pending.add(Stage::Corrupt, header.packet_count.into(), header.byte_count.into());
+                let mut corrupt = Losses::default();
+                corrupt.add(Stage::Corrupt, header.packet_count.into(), header.byte_count.into());
+                stream.pending.add_losses(&corrupt);
                 self.tally.lock().corrupt.push(*header);
                 return Ok(());
             }
@@ -281,10 +207,11 @@ impl Writer {
         // A loss is told by the first packet after it.
         self.scratch.clear();
         let mut first_bytes = 0;
-        if stream.pending.packets() > 0 {
-            let comment = loss_comment(&std::mem::take(&mut stream.pending), "before this one");
+        stream.has_written = true;
+        if !stream.pending.is_empty() {
+            let comments = std::mem::take(&mut stream.pending).comments("before this one");
             first_bytes = packet_bytes(bytes);
-            append_commented(&mut self.scratch, &bytes[..first_bytes], &comment);
+            append_commented(&mut self.scratch, &bytes[..first_bytes], &comments);
         }
         if let Some(merge) = &mut self.merge {
             let now = Instant::now();
@@ -359,13 +286,14 @@ impl Writer {
         }
     }
 
-    fn handle_report(&mut self, key: StreamKey, report: &Report) -> Result<(), Stop> {
+    fn handle_report(&mut self, key: StreamKey, report: &Report, is_whole: bool) -> Result<(), Stop> {
         if let Some(merge) = &mut self.merge {
             merge.advance(key, report.complete_through_ns);
         }
-        let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
+        let Some(stream) = self.streams.find(key) else { return Ok(()) };
         let now = Instant::now();
         self.scratch.clear();
+        let mut dropped = Losses::default();
         stream.kernel_drops.resize(stream.routes.len(), None);
         let reported = (0u32..).zip(&stream.routes).zip(&report.interfaces).zip(&mut stream.kernel_drops);
         for (((local, route), totals), known_drops) in reported {
@@ -373,96 +301,25 @@ impl Writer {
                 continue;
             }
             // What was dropped before we came is nothing that we miss.
-            let base = if stream.first_sequence == 0 { 0 } else { totals.kernel_drops };
+            let base = if is_whole { 0 } else { totals.kernel_drops };
             let drops = totals.kernel_drops.saturating_sub(known_drops.unwrap_or(base));
             *known_drops = Some(totals.kernel_drops);
-            stream.pending.add(Stage::KernelRing, drops, 0);
+            dropped.add(Stage::KernelRing, drops, 0);
             self.interfaces.update(route.id, key, local, totals, report.time_ns);
             self.interfaces.statistics_if_due(&mut self.scratch, route.id, now);
+            if let Some((name, drops)) = self.interfaces.own_drops(route.id) {
+                self.tally.lock().interface_drops.insert(route.id, (name.to_owned(), drops));
+            }
         }
+        stream.pending.add_losses(&dropped);
         self.output.write(&self.scratch)
     }
 
     /// The last statistics of every interface, with the losses that no packet came after.
     fn finish(&mut self) -> Result<(), Stop> {
-        let mut comments: HashMap<u32, Vec<String>> = HashMap::new();
-        for stream in self.streams.values().filter(|stream| stream.pending.packets() > 0) {
-            let written = |route: &&Route| matches!(route.fate, Fate::Keep | Fate::Filter(_));
-            if let Some(route) = stream.routes.iter().find(written) {
-                let comment = loss_comment(&stream.pending, "after the last one");
-                comments.entry(route.id).or_default().push(comment);
-            }
-        }
+        let comments = self.streams.finish();
         self.scratch.clear();
         self.interfaces.last_statistics(&mut self.scratch, wall_ns(), comments);
         self.output.write(&self.scratch)
-    }
-}
-
-fn add_losses(to: &mut Losses, losses: &Losses) {
-    for (stage, loss) in &losses.0 {
-        to.add(*stage, loss.packets, loss.bytes);
-    }
-}
-
-/// `ringcast: 12 packets lost before this one (viewer queue)`.
-fn loss_comment(losses: &Losses, place: &str) -> String {
-    let packets = losses.packets();
-    let plural = if packets == 1 { "" } else { "s" };
-    let stages = match losses.0.iter().next() {
-        Some((stage, _)) if losses.0.len() == 1 => stage.text().to_owned(),
-        _ => losses.text(),
-    };
-    format!("ringcast: {packets} packet{plural} lost {place} ({stages})")
-}
-
-/// The last part of a path, whichever system it is from.
-fn base_name(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
-}
-
-/// Interface and captured length of each packet of `bytes`, which were checked.
-fn packets_of(bytes: &[u8]) -> impl Iterator<Item = (u32, usize)> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
-        at += packet_bytes(rest).max(1);
-        Some(packet_head(rest))
-    })
-}
-
-/// The first `count` packets of `bytes`, which were checked.
-fn first_packets(bytes: &[u8], count: u64) -> &[u8] {
-    let mut end = 0;
-    for _ in 0..count {
-        match bytes.get(end..) {
-            Some(rest) if !rest.is_empty() => end += packet_bytes(rest).max(1),
-            _ => break,
-        }
-    }
-    bytes.get(..end).unwrap_or(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn comments_name_the_stage() {
-        let mut losses = Losses::default();
-        losses.add(Stage::ViewerQueue, 12, 1);
-        let text = "ringcast: 12 packets lost before this one (viewer queue)";
-        assert_eq!(loss_comment(&losses, "before this one"), text);
-        losses.add(Stage::KernelRing, 1, 0);
-        assert!(
-            loss_comment(&losses, "here").contains("13 packets lost here (1 kernel ring, 12 viewer queue)")
-        );
-    }
-
-    #[test]
-    fn base_names() {
-        assert_eq!(base_name("/a/b.pcap"), "b.pcap");
-        assert_eq!(base_name("c:\\a\\b.pcap"), "b.pcap");
-        assert_eq!(base_name("b.pcap"), "b.pcap");
     }
 }
