@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use wire::log::Format;
-use wire::units::{parse_size, parse_time};
+use wire::units::{parse_rate, parse_size, parse_time};
 
 use crate::journal_command::JournalAction;
 
@@ -78,6 +78,20 @@ pub struct Args {
     /// lasts, the oldest blocks are dropped and counted.
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
     pub memory: usize,
+
+    /// Directory for what the relay does not take: during outages, and when the line is slow. It is
+    /// made if it is not there, and must be this sniffer's own. Default: none, memory alone.
+    #[arg(long, value_name = "DIR", conflicts_with = "read")]
+    pub spool: Option<PathBuf>,
+
+    /// Most bytes of the spool, at least 4MiB; beyond it the oldest makes room, counted.
+    #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = parse_size, requires = "spool")]
+    pub spool_size: usize,
+
+    /// Cap on the uplink in bits a second, so that it does not choke the line it shares: 100Mbit,
+    /// at least 64kbit. What does not fit goes to the spool, or is dropped, counted. Default: none.
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub rate: Option<u64>,
 
     /// How packed blocks are compressed.
     #[arg(long, value_name = "METHOD", default_value = "lz4")]

@@ -14,6 +14,10 @@ use crate::ring::FanoutMode;
 const WORKING_BYTES: usize = 8 << 20;
 const MEMORY_BYTES_MIN: usize = 32 << 20;
 const NAME_BYTES_MAX: usize = 255;
+/// A few segments: of fewer the oldest, which makes room, would be most of what there is.
+const SPOOL_BYTES_MIN: usize = 4 << 20;
+/// A tenth of a block in a second: with less nothing would ever arrive.
+const RATE_BYTES_MIN: u64 = 8_000;
 
 /// The sniffer's settings.
 #[derive(Clone, Debug)]
@@ -36,6 +40,10 @@ pub struct Config {
     pub compression: Compression,
     /// What a lone packet waits at most.
     pub block_timeout: Duration,
+    /// Where what the relay does not take goes, and most bytes of it.
+    pub spool: Option<(PathBuf, u64)>,
+    /// Cap on the uplink, bytes a second.
+    pub rate_bytes: Option<u64>,
 }
 
 /// What is sent.
@@ -95,6 +103,10 @@ pub enum ConfigError {
     BlockTimeout { found: Duration },
     #[error("--memory {found}: {least} bytes are needed for these rings")]
     Memory { found: usize, least: usize },
+    #[error("--spool-size {found}: at least {SPOOL_BYTES_MIN} bytes")]
+    SpoolSize { found: usize },
+    #[error("--rate: {found} bytes a second; at least {RATE_BYTES_MIN} (64kbit) are needed")]
+    Rate { found: u64 },
     #[error("--cores {core}: no such CPU, or not allowed for this process; allowed are {allowed}")]
     Core { core: usize, allowed: String },
     #[error("--cores {core}: given twice")]
@@ -123,6 +135,12 @@ impl Config {
         if args.memory < least {
             return Err(ConfigError::Memory { found: args.memory, least });
         }
+        if args.spool_size < SPOOL_BYTES_MIN {
+            return Err(ConfigError::SpoolSize { found: args.spool_size });
+        }
+        if let Some(found) = args.rate.filter(|rate| *rate < RATE_BYTES_MIN) {
+            return Err(ConfigError::Rate { found });
+        }
         let source = match &args.read {
             Some(path) => {
                 let path = (path.as_os_str() != "-").then(|| path.clone());
@@ -144,6 +162,8 @@ impl Config {
                 CompressionArg::None => Compression::None,
             },
             block_timeout: args.block_timeout,
+            spool: args.spool.clone().map(|directory| (directory, args.spool_size as u64)),
+            rate_bytes: args.rate,
         })
     }
 }

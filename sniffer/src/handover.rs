@@ -16,6 +16,8 @@ use wire::block::{PackedBlock, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
 
+use crate::spool::SpoolReply;
+
 /// What a packing thread hands over.
 #[derive(Debug)]
 pub enum Handed {
@@ -25,6 +27,8 @@ pub enum Handed {
     Block(PackedBlock),
     /// Nothing older is to come in an idle stream: its number, and the time in ns.
     Mark(u32, u64),
+    /// The spool's answer.
+    Spool(SpoolReply),
     /// Where a stream stands, for the summary.
     Report(u32, Report),
     /// A packing thread has ended; an error is what it failed with.

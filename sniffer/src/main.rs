@@ -11,18 +11,16 @@ mod fleet;
 mod handover;
 mod interfaces;
 mod journal_command;
-#[allow(dead_code)] // the sending thread's side of it
 mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
+mod spool;
 mod summary;
 #[cfg(test)]
 mod test_net;
-#[allow(dead_code)] // the spool's side of it
 mod totals;
 mod uplink;
-#[allow(dead_code)] // for the sending thread's loop
 mod watchdog;
 
 use std::process::ExitCode;
@@ -39,8 +37,10 @@ use args::{Args, Command};
 use capture::CaptureConfig;
 use config::{Config, Source};
 use fleet::Fleet;
+use losses::SharedLosses;
 use read::ReadThread;
-use uplink::{Packing, Sender};
+use spool::Spool;
+use uplink::{Packing, Sender, Shared};
 
 /// This program and its version, as peers see it.
 pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
@@ -77,8 +77,16 @@ fn failed(text: String) -> Failure {
 fn run(config: &Config) -> Result<(), Failure> {
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
     let pool = Pool::new(config.memory_bytes);
-    let marks_wanted = Arc::new(AtomicBool::new(false));
+    let (marks_wanted, losses) = (Arc::new(AtomicBool::new(false)), SharedLosses::default());
     let (poll, handover, handed) = Sender::channel().map_err(|error| failed(format!("poll: {error}")))?;
+    let spool = match &config.spool {
+        Some((directory, cap_bytes)) => {
+            let opened = Spool::open(directory, *cap_bytes, epoch, pool.clone(), handover.clone());
+            Some(opened.map_err(|error| failed(text(&error)))?)
+        }
+        None => None,
+    };
+    let former = spool.as_ref().map(|spool| spool.former.last_by_interface()).unwrap_or_default();
     let capture = CaptureConfig {
         snaplen: config.snaplen,
         body_bytes: config.body_bytes,
@@ -87,8 +95,8 @@ fn run(config: &Config) -> Result<(), Failure> {
         pool: pool.clone(),
         marks_wanted: Arc::clone(&marks_wanted),
         next_stream: Arc::default(),
-        losses: losses::SharedLosses::default(),
-        totals: None,
+        losses: losses.clone(),
+        totals: spool.as_ref().and_then(|spool| spool.totals.clone()),
     };
 
     // Rings are bound, and have joined their groups, behind filters that drop everything; capture
@@ -96,9 +104,8 @@ fn run(config: &Config) -> Result<(), Failure> {
     // viewer is there.
     let packing = match &config.source {
         Source::Live(live) => {
-            let fleet = Fleet::open(config, live, epoch, capture, &handover).map_err(|error| Failure {
-                status: if error.is_usage() { 2 } else { 1 },
-                text: text(&error),
+            let fleet = Fleet::open(config, live, epoch, capture, &handover, former).map_err(|error| {
+                Failure { status: if error.is_usage() { 2 } else { 1 }, text: text(&error) }
             })?;
             Packing::Live(Box::new(fleet))
         }
@@ -115,7 +122,8 @@ fn run(config: &Config) -> Result<(), Failure> {
     stop_on_signal(Arc::clone(&stop), handover.clone())
         .map_err(|error| failed(format!("signals: {error}")))?;
 
-    let sender = Sender::new(config, epoch, pool, marks_wanted, (poll, handover, handed), packing)
+    let shared = Shared { pool, marks_wanted, losses };
+    let sender = Sender::new(config, epoch, shared, (poll, handover, handed), packing, spool)
         .map_err(|error| failed(format!("poll: {error}")))?;
     let end = sender.run(&stop).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {

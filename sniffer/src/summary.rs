@@ -14,12 +14,14 @@ pub struct Summary {
     pub names: BTreeMap<u32, String>,
     /// The last report of each stream.
     pub reports: BTreeMap<u32, Report>,
-    /// What the uplink had to drop, by stream.
-    pub lost: BTreeMap<u32, Losses>,
+    /// What was lost before it could be sent.
+    pub lost: Losses,
     /// Counters of the uplink.
     pub totals: UplinkTotals,
-    /// Packets that the relay had not settled when we left.
+    /// Packets that the relay had not settled when we left, without a spool.
     pub unsettled_packets: u64,
+    /// Packets left in the spool, if there is one.
+    pub spooled_packets: Option<u64>,
     /// A file was sent.
     pub is_file: bool,
 }
@@ -62,13 +64,12 @@ impl fmt::Display for Summary {
         if totals.resent_blocks > 0 {
             write!(out, ", {} blocks sent again", totals.resent_blocks)?;
         }
-        let lost = self.lost.values().fold(Losses::default(), |mut sum, losses| {
-            losses.0.iter().for_each(|(stage, loss)| sum.add(*stage, loss.packets, loss.bytes));
-            sum
-        });
-        write!(out, "; lost before sending: {}", lost.text())?;
+        write!(out, "; lost before sending: {}", self.lost.text())?;
         if self.unsettled_packets > 0 {
             write!(out, "; not settled by the relay: {} packets", self.unsettled_packets)?;
+        }
+        if let Some(packets) = self.spooled_packets.filter(|packets| *packets > 0) {
+            write!(out, "; in the spool for the next run: {packets} packets")?;
         }
         Ok(())
     }

@@ -55,6 +55,12 @@ pub fn parse_time(text: &str) -> Result<Duration, UnitError> {
     scaled(text, &units, "ms, s, m, h, d").map(Duration::from_nanos)
 }
 
+/// Reads a rate in bits a second: `100Mbit`, `2.5Gbit`, `500kbit`; returns bytes a second.
+pub fn parse_rate(text: &str) -> Result<u64, UnitError> {
+    let units = [("kbit", 1_000), ("Mbit", 1_000_000), ("Gbit", 1_000_000_000), ("bit", 1)];
+    scaled(text, &units, "bit, kbit, Mbit, Gbit").map(|bits| bits / 8)
+}
+
 /// Splits `text` into a decimal number and a unit, and multiplies them out.
 fn scaled(text: &str, units: &[(&str, u64)], names: &'static str) -> Result<u64, UnitError> {
     let form = || UnitError::Form { text: text.to_owned(), units: names };

@@ -40,6 +40,9 @@ const STARVED_TICK: Duration = Duration::from_millis(10);
 const LISTENER: Token = Token(usize::MAX - 1);
 /// How often clocks are checked.
 const TICK: Duration = Duration::from_millis(500);
+/// A peer whose TCP answers but takes nothing for this long has stopped reading: it is closed. A slow
+/// one takes a little all the time.
+const STALL_TIME: Duration = Duration::from_secs(60);
 /// Time for the hello.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A sniffer that stays away for this long is given up, and its streams with it.
@@ -242,7 +245,12 @@ impl Worker {
                 peer.connection.set_paused(now); // it is us who do not read
             }
             let was_flushed = peer.connection.is_flushed();
-            match peer.connection.handle_timeout(now, clock_ns) {
+            let checked = peer.connection.handle_timeout(now, clock_ns);
+            if checked.is_ok() && peer.connection.stalled_for(now) >= STALL_TIME {
+                self.fail(id, Fault::Peer(format!("has not read for {} s", STALL_TIME.as_secs())), now);
+                continue;
+            }
+            match checked {
                 Ok(()) if was_flushed && !peer.connection.is_flushed() => self.list(id),
                 Ok(()) => {}
                 Err(error) => self.fail(id, Fault::Connection(error), now),

@@ -106,7 +106,8 @@ impl RingStream {
         let RingOrder { id, config, epoch, state, predecessor, mut description, outages: noted, .. } = order;
         let key = StreamKey { epoch, stream: shared.next_stream() };
         // That ring was closed before this one was opened, so its last stream is the last.
-        description.predecessor = predecessor.map(|ring| StreamKey { epoch, stream: ring.stream() });
+        let ring_before = predecessor.map(|ring| StreamKey { epoch, stream: ring.stream() });
+        description.predecessor = ring_before.or(description.predecessor);
         let (body_bytes, compression) = (shared.config.body_bytes, shared.config.compression);
         let packer = Packer::new(key, shared.config.pool.clone(), body_bytes, compression);
         let totals = shared.totals(key.stream, &config.interface, description.opened_ns);

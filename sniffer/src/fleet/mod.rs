@@ -8,7 +8,7 @@ mod links;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
 use thiserror::Error;
 use tracing::{debug, info, warn};
 use wire::Interface;
-use wire::block::Epoch;
+use wire::block::{Epoch, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::{Outage, OutageKind};
@@ -80,6 +80,8 @@ pub struct Fleet {
     captured: BTreeMap<u32, Captured>,
     /// By name: interfaces that were captured and may come back.
     gone: BTreeMap<String, Gone>,
+    /// The last streams of an earlier run, by interface.
+    former: BTreeMap<String, VecDeque<StreamKey>>,
     /// By name: why an interface could not be opened, so that it is said once.
     failures: BTreeMap<String, String>,
     /// When what could not be opened is tried again.
@@ -117,13 +119,15 @@ struct CapturedRing {
 }
 
 impl Fleet {
-    /// Opens every ring. Nothing is captured until [`Fleet::set_exclusions`].
+    /// Opens every ring. Nothing is captured until [`Fleet::set_exclusions`]. `former`: the streams of
+    /// an earlier run that those of each interface go on from.
     pub fn open(
         config: &Config,
         live: &Live,
         epoch: Epoch,
         capture: CaptureConfig,
         handover: &Handover,
+        former: BTreeMap<String, VecDeque<StreamKey>>,
     ) -> Result<Self, FleetError> {
         let start = |core| CaptureThread::start(core, capture.clone(), handover.clone());
         let threads = if live.cores.is_empty() {
@@ -142,6 +146,7 @@ impl Fleet {
             next_ring: 0,
             captured: BTreeMap::new(),
             gone: BTreeMap::new(),
+            former,
             failures: BTreeMap::new(),
             retry_at: None,
             exclusions: Vec::new(),
@@ -206,6 +211,7 @@ impl Fleet {
             .into_iter()
             .chain(captured.down.as_ref().map(|down| down.outage(&info.name, None)))
             .collect();
+        let mut former = self.former.remove(&info.name).unwrap_or_default();
         let mut group = None;
         for (index, thread) in self.threads.iter().enumerate() {
             let id = self.next_ring;
@@ -219,7 +225,10 @@ impl Fleet {
                 epoch: self.epoch,
                 state: Arc::clone(&state),
                 predecessor: gone.and_then(|gone| gone.rings.get(index)).map(Arc::clone),
-                description: self.describe(info, link_type),
+                description: Description {
+                    predecessor: former.pop_front(),
+                    ..self.describe(info, link_type)
+                },
                 outages: outages.clone(),
             };
             let opened = match thread.open(order, self.patience) {

@@ -53,6 +53,10 @@ impl Sender {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES); // costs freshness only
+        if let Some(rate_bytes) = self.rate_bytes {
+            // The kernel paces the flow: smooth, and all of it counted. What does not fit waits with us.
+            pacing::limit(&socket, rate_bytes)?;
+        }
         let any: IpAddr = match address {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -102,7 +106,8 @@ impl Sender {
             // after the flow's exclusion has given way to later ones. It is kept here and sent anew.
             let _ = SockRef::from(&*connection.stream_mut()).set_linger(Some(Duration::ZERO));
             let _ = self.poll.registry().deregister(connection.stream_mut());
-            self.uplink.handle_disconnected();
+            let ms = self.ms(now);
+            self.uplink.handle_disconnected(ms);
         }
         self.update_takers();
         if !self.addresses.is_empty() {
@@ -146,14 +151,14 @@ impl Sender {
     }
 
     pub(super) fn exchange(&mut self, now: Instant) -> Result<(), Fault> {
+        let (clock_ns, ms) = (wall_ns(), self.ms(now));
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let clock_ns = wall_ns();
         let mut share = ReadShare::default();
         while let Some(received) = connection.receive(now, &self.pool, &mut share)? {
             match received {
                 Received::Open => {
                     connection.trust(false);
-                    self.uplink.handle_connected(clock_ns);
+                    self.uplink.handle_connected(clock_ns, ms);
                 }
                 Received::Control(json) => {
                     let control =
@@ -164,6 +169,9 @@ impl Sender {
             }
         }
         connection.handle_timeout(now, clock_ns)?;
+        if connection.stalled_for(now) >= STALL_TIME {
+            return Err(Fault::Stalled);
+        }
         if self.uplink.is_streaming() && (!self.has_been_connected || self.last_failure.is_some()) {
             info!("relay {}: connected", self.url);
             self.addresses.clear();
@@ -182,9 +190,12 @@ impl Sender {
             let had_room = connection.wants_data();
             let mut fed = false;
             while connection.wants_data()
-                && let Some((envelope, block)) = self.uplink.poll_data()
+                && let Some(transmit) = self.uplink.poll_data()
             {
-                connection.queue_data(envelope, block);
+                match transmit {
+                    Transmit::Control(control) => connection.queue_control(&control),
+                    Transmit::Data(envelope, block) => connection.queue_data(envelope, block),
+                }
                 fed = true;
             }
             connection.drive(now)?;

@@ -4,6 +4,8 @@
 //! that the packing threads never want for a buffer for long.
 
 mod line;
+mod pacing;
+mod spooling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -19,20 +21,23 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::{debug, info, warn};
-use wire::block::{Epoch, Kind};
+use wire::block::{Epoch, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::ledger::Report;
-use wire::message::{Announcement, Control};
+use wire::message::Control;
 use wire::pool::Pool;
-use wire::uplink::{Uplink, UplinkError};
+use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
 use crate::config::Config;
 use crate::feedback::{FeedbackDetector, Verdict};
 use crate::fleet::Fleet;
 use crate::handover::{Handed, Handover};
+use crate::losses::SharedLosses;
 use crate::read::ReadThread;
+use crate::spool::{Closed, Spool, SpoolReply};
 use crate::summary::Summary;
+use crate::watchdog::{Figures, Watchdog};
 
 const HANDED: Token = Token(0);
 const CONNECTION: Token = Token(1);
@@ -43,10 +48,14 @@ const RETRY_TIME_MIN: Duration = Duration::from_millis(250);
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
 /// Longest sleep of the loop.
 const TICK: Duration = Duration::from_millis(500);
-/// Time at the end for what is captured to be sent and settled.
+/// Time at the end for what is captured to be sent and settled; what is not by then is spooled.
 const STOP_TIME: Duration = Duration::from_secs(5);
-/// Most bytes of the interface names in an announcement.
-const ANNOUNCED_BYTES_MAX: usize = 32 << 10;
+/// Time after that for the disk to take it.
+const SPOOL_TIME: Duration = Duration::from_secs(10);
+/// A relay that takes nothing for this long, though its TCP answers, hangs: another connection may not.
+const STALL_TIME: Duration = Duration::from_secs(60);
+/// How often the watchdog looks, and reports are told what was lost.
+const WATCH_TIME: Duration = Duration::from_secs(1);
 /// Unsent bytes that the kernel may hold: more would be old data in front of live packets.
 const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 
@@ -67,6 +76,16 @@ pub struct End {
     pub failure: Option<String>,
 }
 
+/// What the sending thread has in common with those that pack.
+pub struct Shared {
+    /// Buffers.
+    pub pool: Pool,
+    /// Somebody merges by time.
+    pub marks_wanted: Arc<AtomicBool>,
+    /// What was lost, for the reports.
+    pub losses: SharedLosses,
+}
+
 /// The sending thread.
 pub struct Sender {
     poll: Poll,
@@ -74,7 +93,19 @@ pub struct Sender {
     handed: Receiver<Handed>,
     url: RelayUrl,
     uplink: Uplink,
+    epoch: Epoch,
+    /// Zero of the uplink's clock.
+    started: Instant,
     pool: Pool,
+    losses: SharedLosses,
+    spool: Option<Spool>,
+    /// What is not settled is being spooled, until then.
+    spool_until: Option<Instant>,
+    rate_bytes: Option<u64>,
+    watchdog: Watchdog,
+    watch_at: Instant,
+    handed_blocks: u64,
+    captured_packets: u64,
     packing: Packing,
     marks_wanted: Arc<AtomicBool>,
     connection: Option<Connection>,
@@ -128,11 +159,13 @@ impl Sender {
     pub fn new(
         config: &Config,
         epoch: Epoch,
-        pool: Pool,
-        marks_wanted: Arc<AtomicBool>,
+        shared: Shared,
         (poll, handover, handed): (Poll, Handover, Receiver<Handed>),
         packing: Packing,
+        spool: Option<Spool>,
     ) -> io::Result<Self> {
+        let Shared { pool, marks_wanted, losses } = shared;
+        let started = Instant::now();
         let is_file = matches!(packing, Packing::File(_));
         let include_self = match &config.source {
             crate::config::Source::Live(live) => live.include_self,
@@ -146,12 +179,33 @@ impl Sender {
             let fd = fleet.monitor().as_fd().as_raw_fd();
             poll.registry().register(&mut SourceFd(&fd), LINKS, Interest::READABLE)?;
         }
-        let agent = crate::AGENT.to_owned();
-        let mut uplink = Uplink::new(config.name.clone(), agent, epoch, config.memory_bytes);
-        if is_file {
-            uplink.set_paced();
+        let uplink_config = UplinkConfig {
+            name: config.name.clone(),
+            agent: crate::AGENT.to_owned(),
+            epoch,
+            home: spool.as_ref().map_or(epoch, |spool| spool.home),
+            memory_bytes: config.memory_bytes,
+            has_spool: spool.is_some(),
+            is_paced: is_file,
+        };
+        let mut uplink = Uplink::new(uplink_config, 0);
+        if let Some(spool) = &spool {
+            for (announcement, end) in spool.former.ends(&pool) {
+                uplink.handle_former_end(announcement, end);
+            }
+            spool.evictions.iter().for_each(|evicted| uplink.handle_evicted(*evicted));
         }
         Ok(Self {
+            epoch,
+            started,
+            losses,
+            spool,
+            spool_until: None,
+            rate_bytes: config.rate_bytes,
+            watchdog: Watchdog::new(started),
+            watch_at: started + WATCH_TIME,
+            handed_blocks: 0,
+            captured_packets: 0,
             poll,
             handover,
             handed,
@@ -196,8 +250,10 @@ impl Sender {
             self.take_handed();
             self.connect_if_due(now);
             self.serve_connection(now);
+            self.serve_spool(now);
             self.free_memory();
             self.watch_feedback(now);
+            self.watch(now);
             if self.is_done(now) {
                 break;
             }
@@ -233,7 +289,15 @@ impl Sender {
         if self.threads_running == 0 && self.uplink.is_settled() {
             return true;
         }
-        self.gave_up || self.stop_at.is_some_and(|at| now >= at)
+        if let Some(until) = self.spool_until {
+            return (self.threads_running == 0 && self.uplink.is_spooled()) || now >= until;
+        }
+        self.gave_up || (self.spool.is_none() && self.stop_at.is_some_and(|at| now >= at))
+    }
+
+    /// The uplink's clock.
+    fn ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_millis() as u64
     }
 
     fn timeout(&self, now: Instant) -> Duration {
@@ -243,6 +307,12 @@ impl Sender {
         let mut until = now + TICK;
         if self.connection.is_none() && self.lookup.is_none() {
             until = until.min(self.retry_at);
+        }
+        if let Some(at) = self.uplink.poll_timeout() {
+            until = until.min(self.started + Duration::from_millis(at));
+        }
+        for at in [self.stop_at, self.spool_until, Some(self.watch_at)].into_iter().flatten() {
+            until = until.min(at.max(now));
         }
         if let Some(detector) = &self.detector {
             until = until.min(detector.next_check(now).max(now + Duration::from_millis(1)));
@@ -255,26 +325,16 @@ impl Sender {
         while let Ok(handed) = self.handed.try_recv() {
             match handed {
                 Handed::Stream(key, description) => {
-                    // An interface of a file that has no name goes by the file's, as viewers show it.
-                    let file = description.file.as_deref().unwrap_or_default();
-                    let name = |one: &str| if one.is_empty() { file } else { one }.to_owned();
-                    let names = description.interfaces.iter().map(|one| name(&one.name));
-                    let interfaces = bounded(names);
-                    let title = description.file.clone().unwrap_or_else(|| interfaces.join(","));
-                    self.names.insert(key.stream, title);
-                    let filter = description.interfaces.iter().find_map(|one| one.filter.clone());
-                    self.uplink.handle_announcement(Announcement {
-                        key,
-                        interfaces,
-                        filter,
-                        opened_ns: description.opened_ns,
-                        predecessor: description.predecessor,
-                        backlog: false,
-                    });
+                    let announcement = description.announcement(key);
+                    let names = || announcement.interfaces.join(",");
+                    self.names.insert(key.stream, description.file.clone().unwrap_or_else(names));
+                    self.uplink.handle_announcement(announcement);
                 }
                 Handed::Block(block) => {
                     self.handed_bytes += block.bytes().len() as u64;
+                    self.handed_blocks += 1;
                     if block.header().kind == Kind::Packets {
+                        self.captured_packets += u64::from(block.header().packet_count);
                         self.captured_bytes += u64::from(block.header().byte_count);
                     }
                     self.uplink.handle_block(block);
@@ -288,6 +348,13 @@ impl Sender {
                 Handed::Report(stream, report) => {
                     self.reports.insert(stream, report);
                 }
+                Handed::Spool(reply) => match reply {
+                    SpoolReply::Appended(is_written) => self.uplink.handle_appended(is_written),
+                    SpoolReply::Loaded(loaded) => self.uplink.handle_loaded(loaded),
+                    SpoolReply::Evicted(evicted) => {
+                        evicted.into_iter().for_each(|one| self.uplink.handle_evicted(one));
+                    }
+                },
                 Handed::Ended(result) => {
                     self.threads_running = self.threads_running.saturating_sub(1);
                     if let Err(text) = result {
@@ -363,29 +430,18 @@ impl Sender {
             connection.close(now, 1000, "done");
             let _ = connection.drive(now); // everything that counts is settled or counted by now
         }
-        let lost = self.names.keys().map(|stream| (*stream, self.uplink.lost(*stream))).collect();
+        let closed = self.close_spool();
         let summary = Summary {
             names: std::mem::take(&mut self.names),
             reports: std::mem::take(&mut self.reports),
-            lost,
+            lost: self.uplink.lost_in_all(),
             totals: self.uplink.totals(),
-            unsettled_packets: self.uplink.retained_packets(),
+            unsettled_packets: if closed.is_some() { 0 } else { self.uplink.retained_packets() },
+            spooled_packets: closed.map(|closed| closed.packets),
             is_file: matches!(self.packing, Packing::File(_)),
         };
         End { summary: (!self.gave_up).then_some(summary), failure: self.failure.take() }
     }
-}
-
-/// The names that a relay is told, for its list and for choosing streams: as many as fit a short
-/// message. The description holds them all.
-fn bounded(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut room = ANNOUNCED_BYTES_MAX;
-    let mut fits = |name: &String| {
-        let takes = 8 + 6 * name.len(); // escaped at worst
-        room = room.saturating_sub(takes);
-        room > 0
-    };
-    names.take_while(|name| fits(name)).collect()
 }
 
 /// The cause of an error, as a person reads it.
@@ -404,6 +460,8 @@ enum Fault {
     Connection(#[from] ConnectionError),
     #[error("{0}")]
     Uplink(#[from] UplinkError),
+    #[error("the relay has not read for {} s", STALL_TIME.as_secs())]
+    Stalled,
     #[error("the relay broke the protocol: {0}")]
     Relay(String),
 }

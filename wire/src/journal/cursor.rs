@@ -4,7 +4,8 @@
 //! ```text
 //!  0          8         12      16        24        32        40
 //!  | RCCURSOR | version | count | segment | offset  | oldest  | evictions ... | crc |
-//!  an eviction: epoch 8, stream 4, flags 4, first 8, next 8, packets 8, bytes 8
+//!  an eviction: epoch 8, stream 4, flags 4, first 8, next 8, packets 8, bytes 8,
+//!               packets through 8, bytes through 8
 //! ```
 
 use crate::block::{Epoch, StreamKey, u32_at, u64_at};
@@ -18,7 +19,7 @@ pub const EVICTIONS_MAX: usize = 4096;
 const MAGIC: [u8; 8] = *b"RCCURSOR";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 40;
-const EVICTION_BYTES: usize = 48;
+const EVICTION_BYTES: usize = 64;
 const FLAG_END: u32 = 1;
 
 /// What the cursor file holds.
@@ -39,6 +40,8 @@ impl Cursor {
             known.first_sequence = known.first_sequence.min(eviction.first_sequence);
             known.next_sequence = known.next_sequence.max(eviction.next_sequence);
             known.has_end |= eviction.has_end;
+            known.packets_through = known.packets_through.max(eviction.packets_through);
+            known.bytes_through = known.bytes_through.max(eviction.bytes_through);
             known.packets += eviction.packets;
             known.bytes += eviction.bytes;
         } else if self.evictions.len() < EVICTIONS_MAX {
@@ -62,7 +65,8 @@ impl Cursor {
             out.extend_from_slice(&one.key.epoch.0.to_le_bytes());
             out.extend_from_slice(&one.key.stream.to_le_bytes());
             out.extend_from_slice(&(if one.has_end { FLAG_END } else { 0 }).to_le_bytes());
-            for long in [one.first_sequence, one.next_sequence, one.packets, one.bytes] {
+            let range = [one.first_sequence, one.next_sequence, one.packets, one.bytes];
+            for long in range.into_iter().chain([one.packets_through, one.bytes_through]) {
                 out.extend_from_slice(&long.to_le_bytes());
             }
         }
@@ -92,6 +96,8 @@ impl Cursor {
             next_sequence: u64_at(one, 24),
             packets: u64_at(one, 32),
             bytes: u64_at(one, 40),
+            packets_through: u64_at(one, 48),
+            bytes_through: u64_at(one, 56),
         };
         Some(Self {
             acknowledged: Position { segment: u64_at(head, 16), offset: u64_at(head, 24) },
@@ -110,7 +116,18 @@ mod tests {
 
     fn eviction(stream: u32, packets: u64) -> Eviction {
         let key = StreamKey { epoch: Epoch(7), stream };
-        Eviction { key, first_sequence: 3, next_sequence: 9, packets, bytes: packets * 10, has_end: false }
+        let (first_sequence, next_sequence, bytes) = (3, 9, packets * 10);
+        let (packets_through, bytes_through) = (100, 1000);
+        Eviction {
+            key,
+            first_sequence,
+            next_sequence,
+            packets,
+            bytes,
+            packets_through,
+            bytes_through,
+            has_end: false,
+        }
     }
 
     #[test]

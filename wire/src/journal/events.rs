@@ -47,8 +47,10 @@ pub enum JournalEvent {
     Evicted {
         /// Its number.
         segment: u64,
-        /// What was lost with it, by stream. Copies are not counted.
+        /// What of it was not acknowledged, by stream. Copies are not counted.
         streams: Vec<Eviction>,
+        /// What of that nobody has read either: the rest may still be in its reader's memory.
+        unread: Vec<Eviction>,
     },
     /// Part of a segment cannot be read; what follows is read on. Of what was lost the next block of
     /// each stream tells.
@@ -94,6 +96,10 @@ pub struct Eviction {
     pub packets: u64,
     /// Captured bytes of these packets.
     pub bytes: u64,
+    /// Packets of the stream up to the end of the last block.
+    pub packets_through: u64,
+    /// Captured bytes of the stream up to the end of the last block.
+    pub bytes_through: u64,
     /// The stream's end was among it.
     pub has_end: bool,
 }

@@ -24,7 +24,9 @@ impl<F: Fs> Journal<F> {
     pub(super) fn evict_oldest(&mut self) -> bool {
         let Some(segment) = self.sealed.pop_front() else { return false };
         self.sealed_spans -= segment.index.spans.len();
-        let streams = self.unacknowledged(&segment);
+        let streams = self.left_of(&segment, self.cursor.acknowledged);
+        let read = self.cursor.acknowledged.max(self.reading.position);
+        let unread = self.left_of(&segment, read);
         self.cursor.oldest = segment.number + 1;
         for eviction in &streams {
             self.cursor.add(eviction);
@@ -45,22 +47,31 @@ impl<F: Fs> Journal<F> {
         if persisted.is_err() {
             self.try_persist();
         }
-        self.push_event(JournalEvent::Evicted { segment: segment.number, streams });
+        self.push_event(JournalEvent::Evicted { segment: segment.number, streams, unread });
         true
     }
 
-    /// What of a segment is not acknowledged, by stream.
-    fn unacknowledged(&self, segment: &Segment) -> Vec<Eviction> {
-        let acknowledged = self.cursor.acknowledged;
+    /// Packets in blocks that are not acknowledged.
+    pub fn unacknowledged_packets(&mut self) -> u64 {
+        // The file holds what the index tells of.
+        if let Err(error) = self.finish_segment() {
+            self.trouble(&error);
+        }
+        let left = |segment| self.left_of(segment, self.cursor.acknowledged);
+        self.sealed.iter().flat_map(left).map(|one| one.packets).sum()
+    }
+
+    /// What a segment holds from a place on, by stream.
+    fn left_of(&self, segment: &Segment, from: Position) -> Vec<Eviction> {
         let mut left = &segment.index;
         let scanned;
-        if acknowledged > Position::start_of(segment.number) {
-            if acknowledged >= (Position { segment: segment.number, offset: segment.records_end }) {
+        if from > Position::start_of(segment.number) {
+            if from >= (Position { segment: segment.number, offset: segment.records_end }) {
                 return Vec::new();
             }
-            // If that cannot be read, what was acknowledged is counted as lost too.
+            // If that cannot be read, what is before the place is counted as lost too.
             if let Ok(file) = self.fs.open(&self.directory.join(segment_name(segment.number)), false) {
-                scanned = self.index_from(file, segment, acknowledged.offset);
+                scanned = self.index_from(file, segment, from.offset);
                 left = &scanned;
             }
         }

@@ -33,8 +33,16 @@ pub struct Span {
 impl Span {
     /// All of it as lost.
     pub fn as_eviction(&self) -> Eviction {
-        let Self { key, first_sequence, next_sequence, packets, bytes, has_end, .. } = *self;
-        Eviction { key, first_sequence, next_sequence, packets, bytes, has_end }
+        Eviction {
+            key: self.key,
+            first_sequence: self.first_sequence,
+            next_sequence: self.next_sequence,
+            packets: self.packets,
+            bytes: self.bytes,
+            packets_through: self.packets_through,
+            bytes_through: self.bytes_through,
+            has_end: self.has_end,
+        }
     }
 }
 

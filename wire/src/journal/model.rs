@@ -389,7 +389,7 @@ impl Model {
     fn take_events(&mut self, reading: bool) {
         while let Some(event) = self.journal().poll_event() {
             match event {
-                JournalEvent::Evicted { segment, streams } => self.evicted(segment, &streams),
+                JournalEvent::Evicted { segment, streams, .. } => self.evicted(segment, &streams),
                 JournalEvent::SyncFailed { from, to, .. } => {
                     assert!(self.faults.sync > 0, "no sync was to fail");
                     self.holes.push((from, to));
@@ -585,7 +585,7 @@ impl Model {
     /// Deleted segments may be there again after a crash, and too much then.
     fn evicted_at_open(&mut self, journal: &mut Journal<SimFs>, faults: bool) {
         while let Some(event) = journal.poll_event() {
-            let JournalEvent::Evicted { segment, streams } = event else {
+            let JournalEvent::Evicted { segment, streams, .. } = event else {
                 assert!(faults, "{event:?}");
                 self.trouble = true;
                 continue;

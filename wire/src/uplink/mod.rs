@@ -719,6 +719,16 @@ impl Uplink {
         self.spool.is_idle() && self.streams.values().flat_map(|one| &one.retained).all(is_safe)
     }
 
+    /// Blocks of live streams in memory that the relay has not received, and that it has not settled.
+    pub fn waiting_blocks(&self) -> (u64, u64) {
+        let live = self.streams.values().filter(|stream| stream.lane == Lane::Live);
+        live.fold((0, 0), |(unreceived, unsettled), stream| {
+            let is_new = |one: &&Retained| one.sequence() >= stream.received.next_sequence;
+            let new = stream.retained.iter().filter(is_new).count() as u64;
+            (unreceived + new, unsettled + stream.retained.len() as u64)
+        })
+    }
+
     /// Counters.
     pub fn totals(&self) -> UplinkTotals {
         self.totals

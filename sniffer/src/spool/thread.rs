@@ -1,0 +1,236 @@
+//! The thread that serves the journal: appends, reads and acknowledges as it is asked, in order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+use wire::block::StreamKey;
+use wire::journal::{Journal, JournalError, JournalEvent, Position};
+use wire::pool::Pool;
+use wire::uplink::{Evicted, Loaded, SpoolRequest};
+
+use super::evicted;
+use crate::handover::{Handed, Handover};
+
+/// Longest sleep.
+const TICK: Duration = Duration::from_secs(1);
+/// Time for the journal to be made durable at the end.
+const CLOSE_TIME: Duration = Duration::from_secs(10);
+
+/// What the journal answers.
+#[derive(Debug)]
+pub enum SpoolReply {
+    /// The oldest append that was not answered is done, or failed.
+    Appended(bool),
+    /// What the oldest read brought.
+    Loaded(Loaded),
+    /// Blocks were thrown away that nobody had read.
+    Evicted(Vec<Evicted>),
+}
+
+/// What it is asked.
+enum Ask {
+    Request(SpoolRequest),
+    Told(StreamKey, u64),
+    Close(SyncSender<Closed>),
+}
+
+/// How a spool was left.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Closed {
+    /// Packets in it that are not settled.
+    pub packets: u64,
+    /// All of it is durable.
+    pub is_durable: bool,
+}
+
+/// A running spool thread.
+pub struct SpoolThread {
+    asks: Sender<Ask>,
+    _thread: JoinHandle<()>,
+}
+
+impl SpoolThread {
+    pub(super) fn start(
+        directory: &Path,
+        journal: Journal,
+        pool: Pool,
+        handover: Handover,
+    ) -> io::Result<Self> {
+        let (asks, receiver) = channel();
+        let server = Server {
+            directory: directory.to_owned(),
+            journal,
+            pool,
+            handover,
+            handed: VecDeque::new(),
+            handed_before: 0,
+            has_failed: false,
+            has_failed_to_read: false,
+            evicted_packets: 0,
+        };
+        let thread =
+            std::thread::Builder::new().name("spool".to_owned()).spawn(move || server.run(&receiver))?;
+        Ok(Self { asks, _thread: thread })
+    }
+
+    /// Asks for something; the answer is handed over.
+    pub fn ask(&self, request: SpoolRequest) {
+        // A thread that has ended has said why, and answers nothing any more.
+        let _ = self.asks.send(Ask::Request(request));
+    }
+
+    /// What was thrown away of a stream was told, for good.
+    pub fn told(&self, key: StreamKey) {
+        let _ = self.asks.send(Ask::Told(key, u64::MAX));
+    }
+
+    /// Makes everything durable and ends, within a bound.
+    pub fn close(self) -> Closed {
+        let (reply, answer) = sync_channel(1);
+        let _ = self.asks.send(Ask::Close(reply));
+        answer.recv_timeout(CLOSE_TIME).unwrap_or_default()
+    }
+}
+
+struct Server {
+    directory: PathBuf,
+    journal: Journal,
+    pool: Pool,
+    handover: Handover,
+    /// Where reading went on behind each block that was read and is not acknowledged.
+    handed: VecDeque<Position>,
+    handed_before: u64,
+    /// Appending has failed; nothing more is appended until that is asked for.
+    has_failed: bool,
+    has_failed_to_read: bool,
+    evicted_packets: u64,
+}
+
+impl Server {
+    fn run(mut self, asks: &Receiver<Ask>) {
+        loop {
+            let until = self.journal.poll_timeout().map_or(TICK, |at| {
+                at.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TICK)
+            });
+            match asks.recv_timeout(until) {
+                Ok(Ask::Request(request)) => self.serve(request),
+                Ok(Ask::Told(key, through)) => self.journal.evictions_told(key, through, Instant::now()),
+                Ok(Ask::Close(reply)) => {
+                    if self.evicted_packets > 0 {
+                        let shown = self.directory.display();
+                        info!("spool {shown}: {} packets were evicted in all", self.evicted_packets);
+                    }
+                    let packets = self.journal.unacknowledged_packets();
+                    let closed = self.journal.close();
+                    if let Err(problem) = &closed {
+                        error!("spool {}: {}", self.directory.display(), crate::text(problem));
+                    }
+                    let _ = reply.send(Closed { packets, is_durable: closed.is_ok() });
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.journal.handle_timeout(Instant::now());
+            self.tell_events();
+        }
+    }
+
+    fn serve(&mut self, request: SpoolRequest) {
+        let now = Instant::now();
+        match request {
+            SpoolRequest::Append(block) => {
+                let is_appended = !self.has_failed
+                    && match self.journal.append(&block, now) {
+                        Ok(_) => true,
+                        Err(error) => {
+                            self.has_failed = true;
+                            let text = crate::text(&error);
+                            warn!("spool {}: {text}; memory holds what it can", self.directory.display());
+                            false
+                        }
+                    };
+                // What made room for the block was thrown away before it came.
+                self.tell_events();
+                self.reply(SpoolReply::Appended(is_appended));
+            }
+            SpoolRequest::Resume => self.has_failed = false,
+            SpoolRequest::Acknowledge(count) => {
+                let mut through = None;
+                while self.handed_before < count
+                    && let Some(next) = self.handed.pop_front()
+                {
+                    self.handed_before += 1;
+                    through = Some(next);
+                }
+                if let Some(through) = through {
+                    self.journal.acknowledge(through, now);
+                }
+            }
+            SpoolRequest::Read => {
+                let loaded = self.read();
+                self.tell_events();
+                self.reply(SpoolReply::Loaded(loaded));
+            }
+        }
+    }
+
+    fn read(&mut self) -> Loaded {
+        match self.journal.read_next(&self.pool) {
+            Ok(Some(entry)) => {
+                self.has_failed_to_read = false;
+                if !entry.is_copy {
+                    self.handed.push_back(entry.next);
+                }
+                Loaded::Block { block: entry.block, is_copy: entry.is_copy }
+            }
+            Ok(None) => Loaded::End,
+            Err(JournalError::NoBuffer { .. }) => Loaded::Failed,
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_failed_to_read, true) {
+                    warn!("spool {}: {}", self.directory.display(), crate::text(&error));
+                }
+                Loaded::Failed
+            }
+        }
+    }
+
+    /// Passes on what the journal has to say.
+    fn tell_events(&mut self) {
+        let shown = self.directory.display();
+        let mut gone = Vec::new();
+        while let Some(event) = self.journal.poll_event() {
+            match event {
+                JournalEvent::Evicted { segment, unread, .. } => {
+                    let packets: u64 = unread.iter().map(|one| one.packets).sum();
+                    if packets > 0 && self.evicted_packets == 0 {
+                        warn!(
+                            "spool {shown}: full; segment {segment:010} made room: {packets} packets are lost"
+                        );
+                    }
+                    self.evicted_packets += packets;
+                    gone.extend(unread.iter().map(evicted));
+                }
+                JournalEvent::Damaged { segment, from, to, reason, .. } => {
+                    warn!("spool {shown}: segment {segment:010}, bytes {from}..{to}: {reason}");
+                }
+                JournalEvent::SyncFailed { from, to, reason } => {
+                    warn!("spool {shown}: sync failed from {from} to {to}: {reason}");
+                }
+                JournalEvent::Trouble { text } => warn!("spool {shown}: {text}"),
+            }
+        }
+        if !gone.is_empty() {
+            self.reply(SpoolReply::Evicted(gone));
+        }
+    }
+
+    fn reply(&self, reply: SpoolReply) {
+        self.handover.send(Handed::Spool(reply));
+    }
+}
