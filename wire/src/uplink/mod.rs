@@ -38,6 +38,9 @@ use stream::{Place, Retained, Stream, is_droppable};
 
 /// With a spool an outage longer than this is written to it as it goes on.
 const SPOOL_DELAY_MS: u64 = 1_000;
+/// A line on which nothing has arrived for this long although something is under way may be dead, and
+/// counts as an outage until the relay acknowledges something again.
+const STUCK_MS: u64 = 2_000;
 /// After a connection the backlog waits so long for the viewers that were there before the cut.
 const BACKLOG_GRACE_MS: u64 = 15_000;
 /// A stream that has more than this to send when the line is back is succeeded.
@@ -185,6 +188,9 @@ pub struct Uplink {
     replays: VecDeque<Bytes>,
     /// What was lost of streams that are done and forgotten.
     lost_of_done: Losses,
+    /// When the relay last acknowledged something new, or nothing waited for that.
+    progress_ms: u64,
+    is_stuck: bool,
     takers: (u32, bool),
     /// Viewers before the line was cut.
     former_viewers: u32,
@@ -217,6 +223,8 @@ impl Uplink {
             notices: VecDeque::new(),
             replays: VecDeque::new(),
             lost_of_done: Losses::default(),
+            progress_ms: now_ms,
+            is_stuck: false,
             takers: (0, false),
             former_viewers: 0,
             backlog_held_until: 0,
@@ -422,6 +430,7 @@ impl Uplink {
     pub fn handle_disconnected(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.state = State::Offline(now_ms);
+        self.is_stuck = false;
         self.control.clear();
         (self.notices.clear(), self.replays.clear());
         (self.live.clear(), self.backlog.clear());
@@ -453,6 +462,7 @@ impl Uplink {
                     return Err(UplinkError::Protocol { found: protocol });
                 }
                 self.state = State::Streaming;
+                self.progress_ms = self.now_ms;
                 self.instance = Some(instance);
                 self.backlog_held_until = self.now_ms + BACKLOG_GRACE_MS;
                 for key in self.streams.keys().copied().collect::<Vec<_>>() {
@@ -492,6 +502,7 @@ impl Uplink {
             return Err(UplinkError::Ack { key, found, sent: stream.sent });
         }
         let more = received.packets.saturating_sub(stream.received.packets);
+        let is_progress = received.next_sequence > stream.received.next_sequence;
         self.totals.received_packets += more;
         stream.handle_received(received, settled);
         stream.settled = settled;
@@ -512,6 +523,10 @@ impl Uplink {
             stream.keep_description(first.block);
         }
         self.forget_if_done(key);
+        if is_progress {
+            self.progress_ms = self.now_ms;
+            self.end_stuck();
+        }
         Ok(())
     }
 
@@ -642,11 +657,36 @@ impl Uplink {
         {
             self.spool_all();
         }
-        if self.state == State::Streaming && now_ms >= self.backlog_held_until {
-            self.former_viewers = self.takers.0;
+        if self.state == State::Streaming {
+            if now_ms >= self.backlog_held_until {
+                self.former_viewers = self.takers.0;
+            }
+            if self.totals.unsettled_sent_bytes == 0 {
+                self.progress_ms = now_ms;
+            }
+            self.is_stuck |= now_ms >= self.progress_ms + STUCK_MS && self.has_unreceived();
+            if self.is_stuck && self.spool.is_usable() {
+                self.spool_all();
+            }
         }
         self.spool.handle_timeout(now_ms);
         self.fall_back();
+    }
+
+    /// Whether something was sent that the relay has not acknowledged.
+    fn has_unreceived(&self) -> bool {
+        let is_unreceived = |one: &Stream| one.told.next_sequence > one.received.next_sequence;
+        self.streams.values().any(is_unreceived)
+    }
+
+    /// The line moves again: what was spooled of live streams meanwhile is backlog from now on.
+    fn end_stuck(&mut self) {
+        if !std::mem::take(&mut self.is_stuck) {
+            return;
+        }
+        let is_spooled = |(_, stream): &(&StreamKey, &Stream)| stream.is_spooled;
+        let spooled: Vec<StreamKey> = self.streams.iter().filter(is_spooled).map(|(key, _)| *key).collect();
+        spooled.into_iter().for_each(|key| self.ask_succession(key));
     }
 
     /// When to call [`Uplink::handle_timeout`] at the latest, on the clock of `now_ms`.
@@ -661,7 +701,9 @@ impl Uplink {
         let of = |stream: &u32| self.streams.get(&StreamKey { epoch, stream: *stream });
         let succession =
             self.successions.iter().filter_map(of).map(|one| one.opened_ms + SUCCESSION_MS).min();
-        let due = [offline, held, succession, self.spool.poll_timeout()];
+        let stuck = (self.state == State::Streaming && !self.is_stuck && self.has_unreceived())
+            .then_some(self.progress_ms + STUCK_MS);
+        let due = [offline, held, stuck, succession, self.spool.poll_timeout()];
         due.into_iter().flatten().filter(|at| *at > self.now_ms).min()
     }
 

@@ -174,7 +174,7 @@ impl Uplink {
     /// Everything that is not sent for good goes to the spool, in order of arrival, and so does what
     /// comes after it in these streams.
     pub(super) fn spool_all(&mut self) {
-        let is_streaming = self.state == State::Streaming;
+        let is_streaming = self.state == State::Streaming && !self.is_stuck;
         let mut moved = Vec::new();
         let mut cut = Vec::new();
         for (key, stream) in &mut self.streams {
