@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tracing::{info, warn};
 use wire::block::{Kind, PackedBlock, StreamKey};
 use wire::clock::wall_ns;
-use wire::ledger::{InterfaceTotals, Outage, OutageKind, Report};
+use wire::ledger::{InterfaceTotals, Losses, Outage, OutageKind, Report};
 use wire::message::{Announcement, Cursor};
 use wire::pack::Packer;
 use wire::pool::Pool;
@@ -16,16 +16,24 @@ use crate::totals::{FormerRun, FormerStream};
 /// Streams of earlier runs whose ends are still to arrive.
 #[derive(Default)]
 pub struct Former {
-    runs: Vec<(FormerRun, BTreeSet<StreamKey>)>,
+    runs: Vec<Run>,
+}
+
+struct Run {
+    run: FormerRun,
+    /// Its streams that are not done.
+    left: BTreeSet<StreamKey>,
+    /// What was lost of those that are.
+    lost: Losses,
 }
 
 impl Former {
     pub(super) fn new(runs: Vec<FormerRun>) -> Self {
-        let keys = |run: &FormerRun| {
-            run.streams.iter().map(|one| StreamKey { epoch: run.epoch, stream: one.stream }).collect()
+        let with_streams = |run: FormerRun| {
+            let key = |one: &FormerStream| StreamKey { epoch: run.epoch, stream: one.stream };
+            Run { left: run.streams.iter().map(key).collect(), run, lost: Losses::default() }
         };
-        let mut former =
-            Self { runs: runs.into_iter().map(|run| (keys(&run), run)).map(|(k, r)| (r, k)).collect() };
+        let mut former = Self { runs: runs.into_iter().map(with_streams).collect() };
         former.remove_done();
         former
     }
@@ -34,7 +42,7 @@ impl Former {
     pub fn last_by_interface(&self) -> BTreeMap<String, VecDeque<StreamKey>> {
         let mut last: BTreeMap<String, VecDeque<StreamKey>> = BTreeMap::new();
         // A later run's streams go on from the earlier's already.
-        let Some((run, _)) = self.runs.last() else { return last };
+        let Some(Run { run, .. }) = self.runs.last() else { return last };
         for one in run.streams.iter().filter(|one| !one.ended) {
             let key = StreamKey { epoch: run.epoch, stream: one.stream };
             last.entry(one.interface.clone()).or_default().push_back(key);
@@ -45,13 +53,12 @@ impl Former {
     /// What ends each stream, for the relay: where its run had come.
     pub fn ends(&self, pool: &Pool) -> Vec<(Announcement, PackedBlock)> {
         let mut ends = Vec::new();
-        for (run, _) in &self.runs {
+        for Run { run, .. } in &self.runs {
             let packets: u64 = run.streams.iter().map(|one| one.packets).sum();
             info!(
-                "run {} ended without its leave, with {} streams of {packets} packets: what of that was neither sent \
-                 nor spooled is lost, and counted",
-                run.epoch,
-                run.streams.len()
+                "run {}: was killed, or could not end in order, with {packets} packets of which not all are settled; \
+                 those that are neither at the relay nor in the spool are lost, and will be counted",
+                run.epoch
             );
             for one in &run.streams {
                 let key = StreamKey { epoch: run.epoch, stream: one.stream };
@@ -64,19 +71,22 @@ impl Former {
         ends
     }
 
-    /// A stream is done: nothing is left of it to tell.
-    pub fn handle_done(&mut self, key: StreamKey) {
-        for (_, keys) in &mut self.runs {
-            keys.remove(&key);
+    /// A stream is done: nothing is left of it to tell, and so much of it was lost.
+    pub fn handle_done(&mut self, key: StreamKey, lost: &Losses) {
+        for one in &mut self.runs {
+            if one.left.remove(&key) {
+                lost.0.iter().for_each(|(stage, loss)| one.lost.add(*stage, loss.packets, loss.bytes));
+            }
         }
         self.remove_done();
     }
 
     /// Runs of which everything is told are forgotten.
     fn remove_done(&mut self) {
-        let (done, left): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(|(_, keys)| keys.is_empty());
+        let (done, left): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(|one| one.left.is_empty());
         self.runs = left;
-        for (run, _) in done {
+        for Run { run, lost, .. } in done {
+            info!("run {}: everything is sent or counted; lost: {}", run.epoch, lost.text());
             let path = run.path.clone();
             if let Err(error) = run.remove() {
                 warn!("{}: cannot be removed: {error}", path.display());

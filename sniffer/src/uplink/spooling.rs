@@ -1,6 +1,8 @@
 //! The spool's side of the sending thread, and what is looked at each second: succession, losses, the
 //! watchdog.
 
+use wire::ledger::Losses;
+
 use super::*;
 
 impl Sender {
@@ -26,20 +28,20 @@ impl Sender {
             debug!("{} streams are succeeded: the line is behind", succeeded.len());
             fleet.succeed(&succeeded);
         }
-        while let Some(key) = self.uplink.poll_done() {
-            self.handle_done(key);
+        while let Some((key, lost)) = self.uplink.poll_done() {
+            self.handle_done(key, &lost);
         }
     }
 
     /// Nothing is left to do of a stream.
-    fn handle_done(&mut self, key: StreamKey) {
+    fn handle_done(&mut self, key: StreamKey, lost: &Losses) {
         if key.epoch == self.epoch {
             self.losses.remove(key.stream);
         }
         let Some(spool) = &mut self.spool else { return };
         spool.thread.told(key);
         if key.epoch != self.epoch {
-            spool.former.handle_done(key);
+            spool.former.handle_done(key, lost);
         } else if let Some(totals) = &spool.totals {
             totals.release(key.stream);
         }
@@ -81,8 +83,8 @@ impl Sender {
 
     /// Makes the spool durable at the end; what it holds is the next run's.
     pub(super) fn close_spool(&mut self) -> Option<Closed> {
-        while let Some(key) = self.uplink.poll_done() {
-            self.handle_done(key);
+        while let Some((key, lost)) = self.uplink.poll_done() {
+            self.handle_done(key, &lost);
         }
         let is_safe = self.threads_running == 0 && self.uplink.is_spooled();
         let Spool { totals, thread, .. } = self.spool.take()?;

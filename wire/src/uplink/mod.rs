@@ -405,7 +405,8 @@ impl Uplink {
         self.now_ms = now_ms;
         self.state = State::AwaitWelcome;
         self.control.clear();
-        (self.live.clear(), self.backlog.clear());
+        self.live.clear();
+        self.backlog.clear();
         for (key, stream) in &self.streams {
             let queue = if stream.lane == Lane::Live { &mut self.live } else { &mut self.backlog };
             let is_here = |one: &&Retained| matches!(one.place, Place::Memory | Place::Loaded(_));
@@ -414,7 +415,8 @@ impl Uplink {
                 queue.push(Waiting { arrival, key: *key, sequence, bytes });
             }
         }
-        (self.live.sort(), self.backlog.sort());
+        self.live.sort();
+        self.backlog.sort();
         self.control.push_back(Control::Hello {
             protocol: PROTOCOL,
             role: Role::Publish,
@@ -432,8 +434,10 @@ impl Uplink {
         self.state = State::Offline(now_ms);
         self.is_stuck = false;
         self.control.clear();
-        (self.notices.clear(), self.replays.clear());
-        (self.live.clear(), self.backlog.clear());
+        self.notices.clear();
+        self.replays.clear();
+        self.live.clear();
+        self.backlog.clear();
         self.former_viewers = self.former_viewers.max(self.takers.0);
         self.takers = (0, false);
         self.window_bytes = None;
@@ -539,12 +543,13 @@ impl Uplink {
             stream.lost.0.iter().for_each(|(stage, loss)| {
                 self.lost_of_done.add(*stage, loss.packets, loss.bytes);
             });
-            self.spool.done.push_back(key);
+            self.spool.done.push_back((key, stream.lost));
         }
     }
 
-    /// A stream of which everything has arrived, or was told to be lost: nothing more is said of it.
-    pub fn poll_done(&mut self) -> Option<StreamKey> {
+    /// A stream of which everything has arrived, or was told to be lost, and what was lost of it:
+    /// nothing more is said of it.
+    pub fn poll_done(&mut self) -> Option<(StreamKey, Losses)> {
         self.spool.done.pop_front()
     }
 

@@ -86,8 +86,8 @@ pub(super) struct Spool {
     acknowledge_due: bool,
     /// Descriptions of streams of which nothing else was loaded yet.
     copies: BTreeMap<StreamKey, PackedBlock>,
-    /// Streams that are done.
-    pub done: VecDeque<StreamKey>,
+    /// Streams that are done, and what was lost of them.
+    pub done: VecDeque<(StreamKey, Losses)>,
 }
 
 impl Spool {

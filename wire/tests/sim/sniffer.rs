@@ -252,7 +252,7 @@ impl Sniffer {
             spool.is_failing = plan.spool_fails && now < plan.ticks && (now / 40) % 3 == 1;
             spool.serve(&mut self.uplink, rng);
         }
-        while let Some(key) = self.uplink.poll_done() {
+        while let Some((key, _)) = self.uplink.poll_done() {
             self.former_ends.remove(&key);
         }
         self.check_budget()
