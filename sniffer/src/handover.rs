@@ -108,6 +108,9 @@ impl AsFd for Wakeup {
     }
 }
 
+/// What is under way is no reason to wait for the next block as long as it is less than this.
+const SMALL_BYTES: u64 = 64 << 10;
+
 /// What paces the reading of a file: how much is under way, and whether somebody takes it.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
@@ -148,7 +151,7 @@ impl Pace {
     }
 
     /// Waits until `next_bytes` more may be under way: at most `limit_bytes` in all, at most what
-    /// the relay says, but always one block. With `for_viewer` also until a first viewer takes
+    /// the relay says, but always one block, and a description before it. With `for_viewer` also until a first viewer takes
     /// them. `false`: stopped.
     pub fn wait(&self, next_bytes: u64, limit_bytes: u64, for_viewer: bool) -> bool {
         let mut state = self.lock();
@@ -157,9 +160,9 @@ impl Pace {
                 return false;
             }
             let under_way = state.handed_bytes.saturating_sub(state.settled_bytes);
-            let may = state
-                .window_bytes
-                .is_some_and(|window| under_way == 0 || under_way + next_bytes <= window.min(limit_bytes));
+            let may = state.window_bytes.is_some_and(|window| {
+                under_way <= SMALL_BYTES || under_way + next_bytes <= window.min(limit_bytes)
+            });
             if may && (!for_viewer || state.has_been_taken) {
                 return true;
             }
