@@ -20,7 +20,8 @@ use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::Report;
 use wire::message::{
-    Announcement, Control, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamStatus,
+    Announcement, Control, Cursor, ENVELOPE_BYTES, HELLO_BYTES_MAX, PROTOCOL, Role, SUBPROTOCOL, StreamAck,
+    StreamStatus,
 };
 use wire::pack::{Compression, Packer};
 use wire::pool::Pool;
@@ -138,16 +139,16 @@ fn with_header(block: &PackedBlock, change: impl FnOnce(&mut Header)) -> Vec<u8>
     [&head[..], block.body()].concat()
 }
 
-fn announce(peer: &mut RawPeer, stream: u32) {
+fn announce(peer: &mut RawPeer, epoch: u64) {
     let interfaces = vec!["eth9".to_owned()];
-    let key = StreamKey { epoch: Epoch(EPOCH), stream };
+    let key = StreamKey { epoch: Epoch(epoch), stream: 0 };
     let announcement = Announcement { key, interfaces, opened_ns: 1, ..Announcement::default() };
     peer.control(&Control::Stream(announcement));
 }
 
 fn publisher(url: &str) -> RawPeer {
     let mut peer = RawPeer::hello(url, Role::Publish, "liar", EPOCH);
-    announce(&mut peer, 0);
+    announce(&mut peer, EPOCH);
     peer
 }
 
@@ -178,7 +179,7 @@ fn lies_of_a_sniffer(url: &str) {
         (altered(30), "header checksum"),
         (bytes[..bytes.len() - 1].to_vec(), "bytes in all"),
         ([&bytes[..], &[0]].concat(), "bytes in all"),
-        (with_header(&block, |header| header.key.epoch = Epoch(EPOCH + 1)), "epoch"),
+        (with_header(&block, |header| header.key.epoch = Epoch(EPOCH + 1)), "was not announced"),
         (with_header(&block, |header| header.key.stream = 7), "was not announced"),
         (with_header(&block, |header| header.raw_bytes = u32::MAX), "exceeds"),
         (with_header(&block, |header| header.packed_bytes += 1), "a stored body"),
@@ -204,7 +205,7 @@ fn lies_of_a_sniffer(url: &str) {
 /// Counters that go back are a lie.
 fn sequences_that_go_back(url: &str) {
     let mut peer = RawPeer::hello(url, Role::Publish, "liar", EPOCH + 1);
-    announce(&mut peer, 0);
+    announce(&mut peer, EPOCH + 1);
     let mut pack = Packer::new(
         StreamKey { epoch: Epoch(EPOCH + 1), stream: 0 },
         Pool::new(64 << 20),
@@ -302,7 +303,7 @@ fn peers_out_of_turn(url: &str) {
     peer.control(&Control::Subscribe { selection: Default::default(), cursors: Vec::new() });
     is_told(peer, "not for it to send");
     let mut peer = RawPeer::hello(url, Role::Subscribe, "", 0);
-    announce(&mut peer, 0);
+    announce(&mut peer, EPOCH);
     is_told(peer, "not for it to send");
     let mut peer = RawPeer::hello(url, Role::Subscribe, "", 0);
     let globs = vec!["a[".to_owned()];
@@ -417,7 +418,7 @@ fn names_do_not_steer_a_terminal() {
     let (mut relay, url) = relay(&[]);
     let name = "evil\u{1b}]0;title\u{7}\r\nrelay: all is well";
     let mut peer = RawPeer::hello(&url, Role::Publish, name, EPOCH);
-    announce(&mut peer, 0);
+    announce(&mut peer, EPOCH);
     peer.await_control("ack");
     relay.await_line("evil");
     let mut list = Command::new(program("viewer"));
@@ -569,15 +570,9 @@ fn a_sniffer_leaves_a_lying_relay_and_comes_back() {
     let data = udp_frame(1, 2, b"one");
     sample.record(FIRST_S, 0, &data, data.len() as u32);
     fs::write(&file, sample.bytes()).expect("room");
-    let ack = |stream: u32, received: u64| {
-        let json = format!(
-            r#"{{"type":"ack","streams":[{{"stream":{stream},"received":{received},"settled":{received}}}]}}"#
-        );
-        frame(TEXT, json.as_bytes(), false)
-    };
     let huge = [&[0x81, 127][..], &(1u64 << 40).to_be_bytes()].concat();
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (ack(0, 1_000_000), "acknowledges block 1000000"),
+        (Vec::new(), "acknowledges block 1000000"), // made of what is announced
         (frame(BINARY, &[1; 100], false), "sent a block to a sniffer"),
         (frame(TEXT, b"not json", false), "control message"),
         (frame(TEXT, br#"{"type":"error","reason":"full"}"#, false), "full"),
@@ -594,17 +589,17 @@ fn a_sniffer_leaves_a_lying_relay_and_comes_back() {
                 command.arg("--read").arg(file).args(["--no-wait", "--relay", &relay.url()]);
                 let mut sniffer = Process::start(&mut command);
                 let mut peer = relay.welcome(PROTOCOL);
-                peer.await_control("stream");
+                let key = announced(&mut peer);
                 sniffer.await_line("connected");
-                peer.send(lie);
+                peer.send(if lie.is_empty() { ack_frame(key, 1_000_000) } else { lie.clone() }.as_slice());
                 let line = sniffer.await_line(text);
                 assert!(line.contains(&relay.url()[5..]), "{line:?} does not name the relay");
                 drop(peer);
                 let mut peer = relay.welcome(PROTOCOL);
                 peer.control(&Control::Takers { viewers: 1, marks: false });
                 peer.control(&Control::Window { bytes: 16 << 20 });
-                peer.await_control("stream");
-                peer.send(&ack_frame(0)); // it waits to hear how far we are
+                let key = announced(&mut peer);
+                peer.send(&ack_frame(key, 0)); // it waits to hear how far we are
                 let mut came: BTreeMap<u64, PackedBlock> = BTreeMap::new();
                 while came.values().next_back().is_none_or(|block| !block.header().end) {
                     let (opcode, payload) = peer.receive().expect("it sends");
@@ -618,7 +613,7 @@ fn a_sniffer_leaves_a_lying_relay_and_comes_back() {
                 }
                 let body = came.values().map(|block| block.header().byte_count as usize).sum::<usize>();
                 assert_eq!(body, data.len(), "{text}");
-                peer.send(&ack_frame(came.len() as u64));
+                peer.send(&ack_frame(key, came.len() as u64));
                 peer.read_to_end();
                 let ended = sniffer.wait();
                 assert_eq!(ended.code(), 0, "{text}: {}", ended.stderr);
@@ -628,8 +623,16 @@ fn a_sniffer_leaves_a_lying_relay_and_comes_back() {
     });
 }
 
-fn ack_frame(blocks: u64) -> Vec<u8> {
-    let json =
-        format!(r#"{{"type":"ack","streams":[{{"stream":0,"received":{blocks},"settled":{blocks}}}]}}"#);
-    frame(TEXT, json.as_bytes(), false)
+/// Which stream a sniffer announces.
+fn announced(peer: &mut RawPeer) -> StreamKey {
+    match peer.await_control("stream") {
+        Control::Stream(announcement) => announcement.key,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ack_frame(key: StreamKey, blocks: u64) -> Vec<u8> {
+    let received = Cursor { key, next_sequence: blocks, ..Cursor::default() };
+    let ack = Control::Ack { streams: vec![StreamAck { received, settled: blocks }] };
+    frame(TEXT, &ack.to_json(), false)
 }
