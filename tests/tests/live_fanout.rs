@@ -91,7 +91,7 @@ fn what_the_kernel_drops_is_counted_to_the_packet() {
     assert!(drops > 10_000);
     assert_eq!((kept, offered), (count, drops + kept));
     assert_eq!(viewed(&viewer), (count, count));
-    assert!(viewer.stderr.contains(&format!("kernel drops {drops}")), "{}", viewer.stderr);
+    assert!(viewer.stderr.contains(&format!("kernel ring {drops}")), "{}", viewer.stderr);
     let statistics = &read.interfaces[0].2;
     assert_eq!(statistics.filter_accepted, Some(offered));
     assert_eq!(statistics.kernel_drops, Some(drops));
