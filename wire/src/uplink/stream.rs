@@ -189,7 +189,13 @@ impl Stream {
         if !is_doubtful {
             one.count(self.received, &mut self.lost);
         }
-        let fits = |last: &&mut Dropped| last.next_sequence == begin.next_sequence && last.stage == stage;
+        // Behind what is counted nothing is joined that may turn out to have arrived: what the relay
+        // has of a range is told by one place.
+        let is_decided = one.counted.0 == packets;
+        let fits = |last: &&mut Dropped| {
+            let adjoins = last.next_sequence == begin.next_sequence && last.stage == stage;
+            adjoins && (is_decided || last.counted.0 == 0)
+        };
         if let Some(last) = self.drops.back_mut().filter(fits) {
             last.next_sequence = next_sequence;
             last.packets += packets;

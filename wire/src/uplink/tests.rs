@@ -47,7 +47,7 @@ fn connect(uplink: &mut Uplink) {
 }
 
 fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
-    let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: 0 };
+    let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: received * 1000 };
     uplink.handle_control(Control::Ack { streams: vec![StreamAck { received, settled }] }, 0)
 }
 
@@ -169,4 +169,29 @@ fn an_impossible_acknowledgement_is_the_peers_fault() {
     assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { key: KEY, found: 1, sent: 0 }));
     let welcome = Control::Welcome { protocol: 9, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
     assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
+}
+
+#[test]
+fn what_the_relay_has_is_not_set_off_against_what_was_lost_before_it() {
+    let (mut packer, mut uplink) = (packer(), streaming(4 * 1300));
+    for _ in 0..3 {
+        uplink.handle_block(block(&mut packer, 1000));
+    }
+    assert_eq!(sent(&mut uplink).len(), 3);
+    for _ in 0..2 {
+        uplink.handle_block(block(&mut packer, 1000)); // 3 is dropped, before it was sent
+    }
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 1);
+    assert_eq!(sent(&mut uplink), [(4, false)]);
+    ack(&mut uplink, 3, 3).expect("plausible");
+    uplink.handle_block(block(&mut packer, 1000));
+    assert_eq!(sent(&mut uplink), [(5, false)]);
+    uplink.handle_disconnected(0);
+    for _ in 0..4 {
+        uplink.handle_block(block(&mut packer, 1000)); // 4 and 5 are dropped, which the relay may have
+    }
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 1);
+    connect(&mut uplink);
+    ack(&mut uplink, 5, 5).expect("plausible");
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 2, "3 and 5; it has 4");
 }
