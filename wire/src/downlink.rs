@@ -199,20 +199,22 @@ impl Downlink {
                 if stream.next_sequence.is_some_and(|next| next_sequence <= next) {
                     return Ok(()); // another worker, that is behind the one we had
                 }
-                // It may reach back to a dropped description, which is before us and no packet.
-                let first_sequence = first_sequence.max(stream.first_sequence);
                 let notice = Notice { first_sequence, next_sequence, packets, bytes, stage };
                 // One that came before a cut may come again after it.
                 if stream.notices.len() < NOTICES_MAX && !stream.notices.contains(&notice) {
                     stream.notices.push_back(notice);
                 }
             }
-            Control::Gone { key, reason } => {
+            Control::Gone { place, reason, ended } => {
+                let key = place.key;
                 if let Some(stream) = self.streams.get_mut(&key)
                     && !stream.ended
                 {
-                    (stream.ended, stream.is_absent) = (true, true);
-                    if let Some(missing) = stream.take_told() {
+                    (stream.ended, stream.is_absent) = (true, !ended);
+                    if stream.next_sequence.is_some_and(|next| place.next_sequence > next)
+                        && let Some(missing) =
+                            stream.close_gap(place.next_sequence, place.packets, place.bytes)
+                    {
                         self.events.push_back(Event::Missing(key, missing));
                     }
                     self.events.push_back(Event::Ended(key, Some(reason)));
@@ -255,6 +257,8 @@ impl Downlink {
         let Some(next) = stream.next_sequence else {
             stream.name = status.name;
             stream.is_new = true;
+            // It may be ours from a beginning that only the former relay had.
+            stream.relay_restarted = self.relay_restarted;
             stream.begin(next_sequence, status.packets, status.bytes);
             self.events.push_back(Event::Joined(status.key));
             return Ok(());
@@ -264,14 +268,15 @@ impl Downlink {
             stream.ended = false;
             self.events.push_back(Event::Joined(status.key));
         }
-        if stream.is_new && !stream.is_started && next_sequence > next {
+        let is_corrected = stream.is_new || !(is_first_here || stream.relay_restarted);
+        if is_corrected && !stream.is_started && next_sequence > next {
             // The relay itself got it in the middle: what was before is not for us.
             stream.begin(next_sequence, status.packets, status.bytes);
             return Ok(());
         }
         if is_first_here {
-            // What the former connection skipped beyond this place, this one need not.
-            stream.notices.retain(|notice| notice.first_sequence < next_sequence);
+            // What the former connection skipped beyond this place, this one need not, or says again.
+            stream.notices.retain(|notice| notice.first_sequence.max(next) < next_sequence);
             for notice in &mut stream.notices {
                 notice.next_sequence = notice.next_sequence.min(next_sequence);
             }
@@ -289,9 +294,6 @@ impl Downlink {
     pub fn end_absent(&mut self, reason: &str) {
         for (key, stream) in self.streams.iter_mut().filter(|(_, one)| !one.is_joined && !one.ended) {
             (stream.ended, stream.is_absent) = (true, true);
-            if let Some(missing) = stream.take_told() {
-                self.events.push_back(Event::Missing(*key, missing));
-            }
             self.events.push_back(Event::Ended(*key, Some(reason.to_owned())));
         }
     }
@@ -399,9 +401,6 @@ impl StreamState {
         self.packets_before = packets_before;
         self.bytes_before = bytes_before;
         self.notices.retain(|notice| notice.next_sequence > next_sequence);
-        for notice in &mut self.notices {
-            notice.first_sequence = notice.first_sequence.max(next_sequence);
-        }
     }
 
     /// Counts a block that came in sequence; what is missing before it, if anything.
@@ -442,21 +441,14 @@ impl StreamState {
         self.miss(missing)
     }
 
-    /// Counts what notices say that no block has come after. One that reaches back before our
-    /// place (a relay that starts anew skipped what the former had sent) waits: only the counters
-    /// of a later block tell how much of it is missing.
+    /// Counts what notices say that no block has come after. Not one that reaches back before our
+    /// place (a relay that starts anew skipped what the former had sent): only the counters of a
+    /// later block tell how much of it is missing.
     fn take_told(&mut self) -> Option<Losses> {
         let mut missing = Losses::default();
         let next = self.next_sequence.unwrap_or(0);
-        for notice in std::mem::take(&mut self.notices) {
-            if notice.next_sequence > next && notice.first_sequence < next {
-                self.notices.push_back(notice);
-            } else if notice.first_sequence >= next {
-                self.next_sequence = self.next_sequence.max(Some(notice.next_sequence));
-                self.packets_before = self.packets_before.saturating_add(notice.packets);
-                self.bytes_before = self.bytes_before.saturating_add(notice.bytes);
-                missing.add(notice.stage, notice.packets, notice.bytes);
-            }
+        for notice in std::mem::take(&mut self.notices).iter().filter(|one| one.first_sequence >= next) {
+            missing.add(notice.stage, notice.packets, notice.bytes);
         }
         self.miss(missing)
     }
@@ -615,7 +607,7 @@ mod tests {
         downlink.handle_control(Control::Subscribed { streams: 0 }, 0).expect("subscribed");
         let stream = &downlink.streams()[&KEY];
         assert!(stream.ended);
-        assert_eq!(stream.missing.packets_at(Stage::ViewerQueue), 7);
+        assert_eq!(stream.missing, Losses::default(), "it may still come");
 
         welcome(&mut downlink, 2);
         downlink.handle_control(Control::Subscribed { streams: 0 }, 0).expect("subscribed");
@@ -640,7 +632,9 @@ mod tests {
         // The sniffer's gap, block 3, is told before the viewer's own, blocks 0 to 2.
         downlink.handle_control(notice(3, 4, 3, Stage::NoBuffer), 0).expect("joined");
         downlink.handle_control(notice(0, 3, 5, Stage::ViewerQueue), 0).expect("joined");
-        downlink.handle_data(message(&description.expect("room"))).expect("joined");
+        let replay = Envelope { replay: true, ..Envelope::default() }.emit();
+        let description = [&replay[..], description.expect("room").bytes()].concat();
+        downlink.handle_data(description.into()).expect("joined");
         downlink.handle_data(message(&later[2])).expect("joined");
         downlink.handle_data(message(&first)).expect("a duplicate");
         let missing = &downlink.streams()[&KEY].missing;
@@ -658,7 +652,7 @@ mod tests {
         welcome(&mut downlink, 2);
         join(&mut downlink, 0, 0);
         downlink.handle_control(notice(0, 3, 6, Stage::ViewerQueue), 0).expect("joined");
-        downlink.handle_control(Control::Gone { key: KEY, reason: "away".into() }, 0).expect("joined");
+        downlink.handle_control(gone(3, 6), 0).expect("joined");
         join(&mut downlink, 6, 0);
         downlink.handle_data(message(&blocks[3])).expect("joined");
         downlink.handle_control(notice(0, 1, 2, Stage::ViewerQueue), 0).expect("joined");
@@ -667,11 +661,34 @@ mod tests {
         assert_eq!((stream.received_packets, stream.missing.text()), (4, "4 viewer queue".to_owned()));
     }
 
+    fn gone(next_sequence: u64, packets: u64) -> Control {
+        let place = Cursor { key: KEY, next_sequence, packets, bytes: packets * 10 };
+        Control::Gone { place, reason: "away".into(), ended: false }
+    }
+
+    #[test]
+    fn what_is_told_of_a_stream_given_up_is_counted_when_it_goes_on() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
+        let blocks: Vec<_> = (0..4).map(|_| packets(&mut packer, 2)).collect();
+        let mut downlink = joined(0);
+        downlink.handle_data(message(&blocks[0])).expect("joined");
+        downlink.handle_control(notice(2, 3, 2, Stage::NoBuffer), 0).expect("joined");
+        downlink.handle_control(gone(1, 2), 0).expect("joined");
+        assert_eq!(downlink.streams()[&KEY].missing, Losses::default(), "block 1 may still come");
+        let status = StreamStatus { key: KEY, packets: 2, ..Default::default() };
+        downlink.handle_control(Control::Join { status, next_sequence: 0 }, 0).expect("joins");
+        downlink.handle_control(notice(1, 2, 2, Stage::SpoolEvicted), 0).expect("joined");
+        downlink.handle_data(message(&blocks[3])).expect("joined");
+        let stream = &downlink.streams()[&KEY];
+        assert_eq!((stream.received_packets, stream.missing.packets_at(Stage::Unexplained)), (4, 0));
+        assert_eq!(stream.missing.packets(), 4);
+    }
+
     #[test]
     fn a_stream_given_up_counts_what_was_skipped_and_may_come_back() {
         let mut downlink = joined(0);
         downlink.handle_control(notice(0, 3, 5, Stage::ViewerQueue), 0).expect("joined");
-        downlink.handle_control(Control::Gone { key: KEY, reason: "away".into() }, 0).expect("joined");
+        downlink.handle_control(gone(3, 5), 0).expect("joined");
         assert!(downlink.streams()[&KEY].ended);
         assert_eq!(downlink.streams()[&KEY].missing.packets_at(Stage::ViewerQueue), 5);
         let status = StreamStatus { key: KEY, packets: 5, ..Default::default() };

@@ -196,8 +196,14 @@ pub enum Control {
     /// Publisher: the stream ends at this place, although the block that ends it does not come. The
     /// relay acknowledges the place as received.
     End { place: Cursor, reason: String },
-    /// Relay: nothing more of this stream comes, although it has not ended in order.
-    Gone { key: StreamKey, reason: String },
+    /// Relay: nothing more of this stream comes behind this place, although it has not ended in order.
+    /// `ended`: nor will it later, for its publisher has said that it ends there.
+    Gone {
+        place: Cursor,
+        reason: String,
+        #[serde(default)]
+        ended: bool,
+    },
     /// Viewer: send the list.
     List,
     /// Relay: the list.

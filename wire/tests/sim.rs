@@ -8,6 +8,7 @@
 //! ```text
 //! RINGCAST_SIM_SEED=N cargo test -p wire --test sim        one seed, with its plan printed
 //! RINGCAST_SIM_SEEDS=20000 cargo test -p wire --test sim   more of them
+//! RINGCAST_SIM_TRACE=1                                     prints what each viewer gets
 //! ```
 
 #[path = "sim/link.rs"]

@@ -20,7 +20,9 @@ impl Worker {
                 Note::Control(Control::Join { status, next_sequence }) => {
                     self.hub.handle_join(peer, status, next_sequence);
                 }
-                Note::Control(Control::Gone { key, reason }) => self.hub.give_up(key, &reason),
+                Note::Control(Control::Gone { place, reason, ended }) => {
+                    self.hub.handle_worker_gone(peer, place, &reason, ended);
+                }
                 Note::Control(Control::Mark { epoch, stream, complete_through_ns }) => {
                     self.hub.handle_mark(peer, epoch, stream, complete_through_ns);
                 }

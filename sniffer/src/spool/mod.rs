@@ -142,8 +142,6 @@ fn evicted(one: &Eviction) -> Evicted {
             packets: one.packets_through,
             bytes: one.bytes_through,
         },
-        packets: one.packets,
-        bytes: one.bytes,
         has_end: one.has_end,
     }
 }

@@ -45,9 +45,9 @@ impl Hub {
         self.totals.bytes_in += block.bytes().len() as u64;
         self.totals.packets_in += u64::from(header.packet_count);
         let has_gap = header.sequence > next;
-        let is_started = stream.is_started;
+        let is_first = stream.next_sequence.is_none();
         stream.is_started |= header.kind != Kind::Description;
-        if !is_started && has_gap && !publisher.is_worker {
+        if is_first && has_gap && !publisher.is_worker {
             // What came before this relay, or before its sniffer reached it, is not its loss.
             stream.next_sequence = Some(header.sequence);
             stream.status.packets = header.packets_before;
@@ -106,8 +106,16 @@ impl Hub {
     pub(super) fn push(&mut self, peer: PeerId, block: &PackedBlock) -> bool {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
         let key = block.header().key;
-        if viewer.has_already(block.header()) || viewer.behind.contains_key(&key) {
+        if viewer.behind.contains_key(&key) {
             return false; // it comes out of the recent log in its turn
+        }
+        if viewer.has_already(block.header()) {
+            // A description that lies before the place where it joined may not have reached it.
+            if block.header().kind == Kind::Description {
+                viewer.push_again(key, block.bytes().clone(), true);
+                self.outputs.push_back(Output::Data { to: peer });
+            }
+            return false;
         }
         if !viewer.has_room(block.header()) {
             viewer.skip(block.header());
@@ -162,7 +170,9 @@ impl Hub {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
         for (key, reason) in viewer.take_gone() {
             self.end_skip(peer, key, u64::MAX);
-            self.tell(peer, Control::Gone { key, reason });
+            let Some(stream) = self.streams.get(&key) else { continue };
+            let (place, ended) = (stream.place(), stream.state == State::Ended);
+            self.tell(peer, Control::Gone { place, reason, ended });
         }
     }
 
@@ -180,8 +190,9 @@ impl Hub {
         let subscribers = stream.subscribers.clone();
         self.recent.push(*key, What::Notice(control.clone()));
         for to in subscribers {
-            let is_behind = self.viewers.get(&to).is_some_and(|viewer| viewer.behind.contains_key(key));
-            if !is_behind {
+            // Who reads the recent log is told now as well: it may be gone from there by its turn.
+            let behind = self.viewers.get_mut(&to).and_then(|viewer| viewer.behind.get_mut(key));
+            if behind.is_none_or(|behind| behind.tell(control)) {
                 self.tell(to, control.clone());
             }
         }
@@ -189,18 +200,39 @@ impl Hub {
 
     /// The publisher of a stream says where it ends, although its last block does not come.
     pub fn handle_end(&mut self, peer: PeerId, place: Cursor, reason: &str) {
+        self.go_on_to(peer, place);
         let key = place.key;
-        let Some(stream) = self.streams.get_mut(&key).filter(|one| one.publisher == Some(peer)) else {
-            return;
-        };
-        if stream.next_sequence.unwrap_or(0) < place.next_sequence {
+        self.owe_ack(peer, key);
+        let is_its = |one: &&mut Stream| one.publisher == Some(peer) && one.state != State::Ended;
+        if let Some(stream) = self.streams.get_mut(&key).filter(is_its) {
+            stream.state = State::Ended;
+            stream.cut = Some(reason.to_owned());
+            self.handle_gone(key, reason);
+        }
+    }
+
+    /// An upstream worker says that nothing of a stream comes behind a place; for ever if it has
+    /// `ended` there, or else until its sniffer is back.
+    pub fn handle_worker_gone(&mut self, peer: PeerId, place: Cursor, reason: &str, ended: bool) {
+        if ended {
+            self.handle_end(peer, place, reason);
+        } else {
+            self.go_on_to(peer, place);
+            self.give_up(place.key, reason);
+        }
+    }
+
+    /// What lies before a place does not come any more.
+    fn go_on_to(&mut self, peer: PeerId, place: Cursor) {
+        let is_behind = |one: &&mut Stream| one.next_sequence.unwrap_or(0) < place.next_sequence;
+        if let Some(stream) = self.streams.get_mut(&place.key).filter(|one| one.publisher == Some(peer))
+            && let Some(stream) = Some(stream).filter(is_behind)
+        {
             stream.next_sequence = Some(place.next_sequence);
             stream.status.packets = stream.status.packets.max(place.packets);
             stream.status.bytes = stream.status.bytes.max(place.bytes);
+            self.settle(place.key);
         }
-        self.owe_ack(peer, key);
-        self.settle(key);
-        self.give_up(key, reason);
     }
 
     /// A time mark of a publisher's idle stream, passed on to those who asked for marks.

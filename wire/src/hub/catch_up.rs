@@ -47,9 +47,8 @@ impl Hub {
                 }
                 What::Notice(notice) => {
                     viewer.recent_at += 1;
-                    if let Some(gap) = Gap::told(notice).filter(|gap| gap.next_sequence > next_sequence) {
+                    if behind.tell(notice) {
                         let notice = notice.clone();
-                        behind.told.push(gap);
                         self.tell(peer, notice);
                         return None;
                     }
@@ -72,14 +71,16 @@ impl Hub {
             let end = stream.end.clone().filter(|end| end.header().sequence >= next_sequence);
             let until = end.as_ref().map_or(stream.place(), PackedBlock::begin);
             let description = stream.description.clone();
-            if until.next_sequence > next_sequence {
-                if let Some(gap) = one.untold(&until) {
-                    self.tell(peer, gap.control(key, Stage::ViewerAway));
-                }
-                if let (Some(description), Some(viewer)) = (description, self.viewers.get_mut(&peer)) {
-                    viewer.push_again(key, description, true);
-                    self.outputs.push_back(Output::Data { to: peer });
-                }
+            let misses_some = until.next_sequence > next_sequence;
+            if let Some(gap) = one.untold(&until).filter(|_| misses_some) {
+                self.tell(peer, gap.control(key, Stage::ViewerAway));
+            }
+            let misses_description = one.misses_description || misses_some;
+            if let Some(description) = description.filter(|_| misses_description)
+                && let Some(viewer) = self.viewers.get_mut(&peer)
+            {
+                viewer.push_again(key, description, true);
+                self.outputs.push_back(Output::Data { to: peer });
             }
             if let Some(end) = end
                 && let Some(viewer) = self.viewers.get_mut(&peer)

@@ -161,6 +161,8 @@ struct Stream {
     description: Option<Bytes>,
     /// The last block, for those who were behind when it came.
     end: Option<PackedBlock>,
+    /// It has ended at its place without such a block, and why.
+    cut: Option<String>,
     /// A block other than a description has come: what is missing from here on is a loss.
     is_started: bool,
     /// Notices of an upstream worker about blocks still to come, for viewers that join before.
@@ -302,6 +304,7 @@ impl Hub {
             publisher: None,
             description: None,
             end: None,
+            cut: None,
             is_started: false,
             notices: VecDeque::new(),
             next_sequence: (next_sequence > 0).then_some(next_sequence),
@@ -403,7 +406,10 @@ impl Hub {
         if (is_over && !is_behind) || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
             return false;
         }
-        let is_given_up = stream.state == State::GivenUp;
+        let gone = match stream.state {
+            State::GivenUp => Some(GIVEN_UP.to_owned()),
+            _ => stream.cut.clone(),
+        };
         stream.subscribers.push(peer);
         stream.status.viewers = stream.subscribers.len() as u32;
         let mut status = stream.status.clone();
@@ -414,8 +420,14 @@ impl Hub {
         if let Some(cursor) = cursor {
             viewer.come_back(cursor, is_behind, self.recent.first_number());
         }
-        let has_description = stream.description.is_some();
-        if let Some(description) = &stream.description {
+        if let Some(behind) = viewer.behind.get_mut(&key) {
+            for notice in &stream.notices {
+                behind.tell(notice);
+            }
+        }
+        let description = stream.description.as_ref().filter(|_| !is_behind);
+        let has_description = description.is_some();
+        if let Some(description) = description {
             viewer.push_again(key, description.clone(), true);
         }
         if let Some(publisher) = stream.publisher {
@@ -427,8 +439,8 @@ impl Hub {
         if has_description || is_behind {
             self.outputs.push_back(Output::Data { to: peer });
         }
-        if is_given_up && let Some(viewer) = self.viewers.get_mut(&peer) {
-            viewer.give_up(key, GIVEN_UP.to_owned());
+        if let (Some(reason), Some(viewer)) = (gone, self.viewers.get_mut(&peer)) {
+            viewer.give_up(key, reason);
         }
         true
     }
@@ -475,12 +487,18 @@ impl Hub {
     }
 
     /// A stream is given up: its viewers are told, and it counts as ended.
-    pub fn give_up(&mut self, key: StreamKey, reason: &str) {
+    fn give_up(&mut self, key: StreamKey, reason: &str) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
         if matches!(stream.state, State::Ended | State::GivenUp) {
             return;
         }
         stream.state = State::GivenUp;
+        self.handle_gone(key, reason);
+    }
+
+    /// Tells the viewers of a stream, when its blocks have gone, that no more come.
+    fn handle_gone(&mut self, key: StreamKey, reason: &str) {
+        let Some(stream) = self.streams.get(&key) else { return };
         for to in stream.subscribers.clone() {
             if let Some(viewer) = self.viewers.get_mut(&to) {
                 viewer.give_up(key, reason.to_owned());

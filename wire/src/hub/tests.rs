@@ -368,7 +368,8 @@ fn a_stream_that_comes_in_the_middle_begins_there() {
     for _ in 0..3 {
         block(&mut packer, 10); // settled with a relay that is no more
     }
-    hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
+    let replay = Envelope { replay: true, ..Envelope::default() };
+    hub.handle_block(SNIFFER, replay, description.bytes().clone()).expect("well formed");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let begins = |output: &Output| {
         matches!(output, Output::Control { to: VIEWER, control: Control::Join { next_sequence: 4, status } }
@@ -473,4 +474,44 @@ fn paced_publishers_share_half_a_viewers_queue() {
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
     hub.remove_peer(SNIFFER, 0);
     assert_eq!(windows(&mut hub), [(3, 32)]);
+}
+
+#[test]
+fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, VIEWER), [0]);
+    hub.handle_data_sent(VIEWER, 1);
+    let place = Cursor { key: packer.key(), next_sequence: 3, packets: 2, bytes: 20 };
+    hub.handle_end(SNIFFER, place, "thrown away");
+    let gone = Control::Gone { place, reason: "thrown away".into(), ended: true };
+    assert!(outputs(&mut hub).contains(&Output::Control { to: VIEWER, control: gone }));
+    // The sniffer has not heard that this arrived, and announces it again.
+    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
+    hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    let joins = |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
+    assert!(!outputs(&mut hub).iter().any(joins));
+    assert_eq!(hub.list()[0].state, "ended");
+}
+
+#[test]
+fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
+    let (mut hub, mut packer) =
+        (Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 }), packer());
+    hub.add_publisher(SNIFFER, "host".into(), EPOCH, EPOCH, "[::1]:1".into());
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    let cursor = Cursor { key: packer.key(), ..Cursor::default() };
+    hub.add_viewer(VIEWER, &Selection::default(), &[cursor]).expect("globs");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, VIEWER), [0]);
+    let place = Cursor { key: packer.key(), next_sequence: 1, packets: 1, bytes: 10 };
+    hub.handle_end(SNIFFER, place, "thrown away");
+    let tells_gone =
+        |output: &Output| matches!(output, Output::Control { control: Control::Gone { .. }, .. });
+    assert!(!outputs(&mut hub).iter().any(tells_gone), "the block is in the connection");
+    hub.handle_data_sent(VIEWER, 1);
+    assert!(outputs(&mut hub).iter().any(tells_gone));
 }

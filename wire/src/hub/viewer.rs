@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::Gap;
 use super::selection::Matcher;
+use super::{Gap, NOTICES_MAX};
 use crate::block::{Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::lanes::Lanes;
 use crate::ledger::Stage;
-use crate::message::{Cursor, Selection, StreamStatus};
+use crate::message::{Control, Cursor, Selection, StreamStatus};
 
 /// A block on its way to one viewer.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Delivery {
     pub bytes: Bytes,
     key: StreamKey,
     /// What it settles; a replayed description settles nothing.
-    settles: Option<(StreamKey, u64)>,
+    settles: Option<u64>,
     gap: Gap,
     /// It comes out of the recent log.
     pub is_recent: bool,
@@ -32,7 +32,7 @@ pub(super) struct Behind {
     pub place: Cursor,
     /// What it was told that does not come, behind the place.
     pub told: Vec<Gap>,
-    /// What is missing before the place may have had a description in it.
+    /// It may not have had the description yet, or there was one in what is missing before the place.
     pub misses_description: bool,
 }
 
@@ -45,6 +45,16 @@ impl Behind {
             gap.bytes = gap.bytes.saturating_sub(told.bytes);
         }
         (gap.packets > 0).then_some(gap)
+    }
+
+    /// It is told that blocks do not come; `false` if it was told before.
+    pub fn tell(&mut self, notice: &Control) -> bool {
+        let Some(gap) = Gap::told(notice) else { return true };
+        let is_new = gap.next_sequence > self.place.next_sequence && !self.told.contains(&gap);
+        if is_new && self.told.len() < NOTICES_MAX {
+            self.told.push(gap);
+        }
+        is_new
     }
 
     /// It goes on at a place.
@@ -64,8 +74,9 @@ pub(super) struct Viewer {
     queue_bytes_max: usize,
     queue: VecDeque<Delivery>,
     queued_bytes: usize,
-    /// Handed to the connection, and not arrived as far as the viewer has said.
-    in_flight: VecDeque<Option<(StreamKey, u64)>>,
+    /// Handed to the connection, and not arrived as far as the viewer has said: of which stream, and
+    /// what it settles.
+    in_flight: VecDeque<(StreamKey, Option<u64>)>,
     /// Data messages that have arrived.
     arrived: u64,
     /// Data messages handed to TCP.
@@ -145,7 +156,7 @@ impl Viewer {
         if is_behind {
             self.recent_at = first_number;
             self.behind
-                .insert(cursor.key, Behind { place: cursor, told: Vec::new(), misses_description: false });
+                .insert(cursor.key, Behind { place: cursor, told: Vec::new(), misses_description: true });
             self.cursors.insert(cursor.key, Cursor { next_sequence: 0, ..cursor });
         }
     }
@@ -189,7 +200,7 @@ impl Viewer {
     }
 
     /// What was handed to the connection and not yet to TCP.
-    fn unsent(&self) -> impl Iterator<Item = &Option<(StreamKey, u64)>> {
+    fn unsent(&self) -> impl Iterator<Item = &(StreamKey, Option<u64>)> {
         self.in_flight.iter().skip(self.data_sent.saturating_sub(self.arrived) as usize)
     }
 
@@ -207,10 +218,9 @@ impl Viewer {
 
     /// Whether a control message to this peer would overtake blocks of a stream.
     fn has_unsent(&self, key: StreamKey) -> bool {
-        let of_stream = |settles: &Option<(StreamKey, u64)>| settles.is_some_and(|(of, _)| of == key);
-        self.queue.iter().any(|delivery| of_stream(&delivery.settles))
+        self.queue.iter().any(|delivery| delivery.key == key)
             || self.behind.contains_key(&key)
-            || (!self.is_worker() && self.unsent().any(of_stream))
+            || (!self.is_worker() && self.unsent().any(|(of, _)| *of == key))
     }
 
     /// A stream is given up: told once its blocks have gone.
@@ -279,7 +289,7 @@ impl Viewer {
     pub fn push(&mut self, block: &PackedBlock) {
         let header = block.header();
         let gap = Gap::of(header);
-        let settles = Some((header.key, header.sequence));
+        let settles = Some(header.sequence);
         self.queued_bytes += block.bytes().len();
         let (bytes, key) = (block.bytes().clone(), header.key);
         self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent: false, is_replay: false });
@@ -296,13 +306,13 @@ impl Viewer {
     pub fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
         self.queued_bytes -= delivery.bytes.len();
-        self.in_flight.push_back(delivery.settles);
+        self.in_flight.push_back((delivery.key, delivery.settles));
         Some(delivery)
     }
 
     /// A block out of the recent log, which settles nothing.
     pub fn deliver_recent(&mut self, bytes: Bytes, key: StreamKey, is_replay: bool) -> Delivery {
-        self.in_flight.push_back(None);
+        self.in_flight.push_back((key, None));
         Delivery { bytes, key, settles: None, gap: Gap::default(), is_recent: true, is_replay }
     }
 
@@ -310,35 +320,38 @@ impl Viewer {
     pub fn settle(&mut self, messages: u64) -> Vec<(StreamKey, u64)> {
         let mut settled = Vec::new();
         while self.arrived < messages {
-            let Some(one) = self.in_flight.pop_front() else { break };
+            let Some((key, settles)) = self.in_flight.pop_front() else { break };
             self.arrived += 1;
-            settled.extend(one);
+            settled.extend(settles.map(|sequence| (key, sequence)));
         }
         settled
     }
 
     /// A worker has settled its blocks of `key` below `through`.
     pub fn settle_stream(&mut self, key: StreamKey, through: u64) -> Vec<(StreamKey, u64)> {
-        let is_settled =
-            |one: &Option<(StreamKey, u64)>| one.is_none_or(|(of, sequence)| of == key && sequence < through);
+        let is_settled = |(of, settles): &(StreamKey, Option<u64>)| {
+            settles.is_none_or(|sequence| *of == key && sequence < through)
+        };
         let (settled, waiting): (Vec<_>, Vec<_>) = self.in_flight.drain(..).partition(is_settled);
         self.in_flight = waiting.into();
-        settled.into_iter().flatten().collect()
+        settled.into_iter().filter_map(|(key, settles)| Some((key, settles?))).collect()
     }
 
     /// Everything this viewer still owes: it is leaving.
     pub fn take_unsettled(&mut self) -> Vec<(StreamKey, u64)> {
-        let queued = self.queue.drain(..).filter_map(|delivery| delivery.settles);
+        let queued = self.queue.drain(..).map(|delivery| (delivery.key, delivery.settles));
         self.queued_bytes = 0;
-        self.in_flight.drain(..).flatten().chain(queued).collect()
+        let owed = self.in_flight.drain(..).chain(queued);
+        owed.filter_map(|(key, settles)| Some((key, settles?))).collect()
     }
 
     /// Drops what is queued and skips its streams from there: stream, sequence and packets of each.
     pub fn drop_queue(&mut self, stage: Stage) -> Vec<(StreamKey, u64, u64)> {
         let mut dropped = Vec::new();
         for delivery in std::mem::take(&mut self.queue) {
-            let Some((key, sequence)) = delivery.settles else {
-                self.skips.entry(delivery.key).or_default(); // it is replayed before the next block
+            let key = delivery.key;
+            let Some(sequence) = delivery.settles else {
+                self.skips.entry(key).or_default(); // it is replayed before the next block
                 continue;
             };
             dropped.push((key, sequence, delivery.gap.packets));

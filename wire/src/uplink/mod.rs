@@ -184,8 +184,6 @@ pub struct Uplink {
     spool: Spool,
     /// To be told before the next block.
     notices: VecDeque<Control>,
-    /// Descriptions for a relay that has started anew.
-    replays: VecDeque<Bytes>,
     /// What was lost of streams that are done and forgotten.
     lost_of_done: Losses,
     /// When the relay last acknowledged something new, or nothing waited for that.
@@ -221,7 +219,6 @@ impl Uplink {
             control: VecDeque::new(),
             totals: UplinkTotals::default(),
             notices: VecDeque::new(),
-            replays: VecDeque::new(),
             lost_of_done: Losses::default(),
             progress_ms: now_ms,
             is_stuck: false,
@@ -372,9 +369,7 @@ impl Uplink {
                 let Some(one) = stream.retained.remove(at) else { break };
                 forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
                 // Lost only if the relay is, before it is settled.
-                let (begin, header) = (one.block.begin(), one.block.header());
-                let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
-                stream.add_dropped(begin, header.sequence + 1, packets, bytes, Stage::RelayRestarted);
+                stream.add_dropped(one.block.begin(), one.block.end(), Stage::RelayRestarted);
                 stream.keep_description(one.block);
             }
         }
@@ -393,9 +388,7 @@ impl Uplink {
             let Some((_, key, at)) = oldest.min() else { return };
             let Some(stream) = self.streams.get_mut(&key) else { return };
             let Some(dropped) = stream.retained.remove(at) else { return };
-            let (begin, header) = (dropped.block.begin(), dropped.block.header());
-            let (packets, bytes) = (header.packet_count.into(), header.byte_count.into());
-            stream.add_dropped(begin, header.sequence + 1, packets, bytes, stage);
+            stream.add_dropped(dropped.block.begin(), dropped.block.end(), stage);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &dropped);
         }
     }
@@ -435,7 +428,6 @@ impl Uplink {
         self.is_stuck = false;
         self.control.clear();
         self.notices.clear();
-        self.replays.clear();
         self.live.clear();
         self.backlog.clear();
         self.former_viewers = self.former_viewers.max(self.takers.0);
@@ -445,7 +437,7 @@ impl Uplink {
         self.backlog_in_flight_bytes = 0;
         self.successions.clear();
         for stream in self.streams.values_mut() {
-            stream.announced = false;
+            (stream.announced, stream.is_description_given) = (false, false);
             stream.awaits_ack = stream.sent > 0 || stream.is_former;
             (stream.is_succeeded, stream.is_cut_told) = (false, false);
             for one in &mut stream.retained {
@@ -510,17 +502,11 @@ impl Uplink {
         self.totals.received_packets += more;
         stream.handle_received(received, settled);
         stream.settled = settled;
-        // A relay that started anew: what it needs to read the rest was settled with the former.
-        let is_unknown = |one: &&PackedBlock| one.header().sequence >= received.next_sequence;
-        if std::mem::take(&mut stream.awaits_ack)
-            && let Some(description) = stream.description.as_ref().filter(is_unknown)
-        {
-            self.replays.push_back(description.bytes().clone());
-        }
+        stream.awaits_ack = false;
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
-            stream.settled_place = first.block.end();
+            stream.settle_through(first.block.end());
             if let Place::Loaded(ticket) = first.place {
                 self.spool.handle_done(ticket, first.bytes());
             }
@@ -543,8 +529,17 @@ impl Uplink {
             stream.lost.0.iter().for_each(|(stage, loss)| {
                 self.lost_of_done.add(*stage, loss.packets, loss.bytes);
             });
+            if key.epoch != self.config.epoch {
+                self.spool.done_before.insert(key);
+            }
             self.spool.done.push_back((key, stream.lost));
         }
+    }
+
+    /// Whether a stream was done and forgotten; the spool may still have some of it.
+    fn is_forgotten(&self, key: StreamKey) -> bool {
+        let was_here = key.epoch == self.config.epoch || self.spool.done_before.contains(&key);
+        was_here && !self.streams.contains_key(&key)
     }
 
     /// A stream of which everything has arrived, or was told to be lost, and what was lost of it:
@@ -580,16 +575,16 @@ impl Uplink {
         if let Some(notice) = self.notices.pop_front() {
             return Some(Transmit::Control(notice));
         }
-        if let Some(description) = self.replays.pop_front() {
-            let envelope = Envelope { resend: true, replay: true, ..Envelope::default() };
-            return Some(Transmit::Data(envelope, description));
-        }
         let live = self.first_ready(Lane::Live);
         let backlog = if self.backlog_may_go() { self.first_ready(Lane::Backlog) } else { None };
         let lane = self.lanes.choose(live.is_some(), backlog.is_some())?;
         let both_are_ready = live.is_some() && backlog.is_some();
         let (key, at) = if lane == Lane::Live { live? } else { backlog? };
         let stream = self.streams.get_mut(&key)?;
+        if let Some(description) = stream.take_description_due() {
+            let envelope = Envelope { resend: true, replay: true, ..Envelope::default() };
+            return Some(Transmit::Data(envelope, description));
+        }
         let begin = stream.retained.get(at)?.block.begin();
         if begin.next_sequence > stream.told.next_sequence {
             self.notices.extend(stream.notices_before(begin));

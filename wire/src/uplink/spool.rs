@@ -46,17 +46,14 @@ pub enum Loaded {
     Failed,
 }
 
-/// Blocks of one stream that the spool has thrown away.
+/// Blocks of one stream, without gaps between them, that the spool has thrown away. Where it had
+/// gaps there are several of these: what lies in a gap may have gone another way.
 #[derive(Clone, Copy, Debug)]
 pub struct Evicted {
     /// Where the first of them begins.
     pub begin: Cursor,
     /// Where the last of them ends.
     pub end: Cursor,
-    /// Packets in them.
-    pub packets: u64,
-    /// Captured bytes in them.
-    pub bytes: u64,
     /// The end of the stream was among them.
     pub has_end: bool,
 }
@@ -88,6 +85,8 @@ pub(super) struct Spool {
     copies: BTreeMap<StreamKey, PackedBlock>,
     /// Streams that are done, and what was lost of them.
     pub done: VecDeque<(StreamKey, Losses)>,
+    /// Those of earlier runs among them.
+    pub done_before: BTreeSet<StreamKey>,
 }
 
 impl Spool {
@@ -111,6 +110,7 @@ impl Spool {
             acknowledge_due: false,
             copies: BTreeMap::new(),
             done: VecDeque::new(),
+            done_before: BTreeSet::new(),
         }
     }
 
@@ -179,10 +179,12 @@ impl Uplink {
         let mut cut = Vec::new();
         for (key, stream) in &mut self.streams {
             let was_moved = moved.len();
-            for one in &mut stream.retained {
-                // What the relay has is safe as long as the line stands.
-                let is_safe = is_streaming && one.sequence() < stream.received.next_sequence;
-                if one.place == Place::Memory && !is_safe {
+            // What the relay has is safe as long as the line stands. But where something behind it
+            // goes to the spool it goes too: it must come back in sequence.
+            let received = if is_streaming { stream.received.next_sequence } else { 0 };
+            let is_unsafe = |one: &Retained| one.place == Place::Memory && one.sequence() >= received;
+            if stream.retained.iter().any(is_unsafe) {
+                for one in stream.retained.iter_mut().filter(|one| one.place == Place::Memory) {
                     one.place = Place::ToSpool;
                     moved.push((one.arrival, *key, one.sequence()));
                 }
@@ -221,11 +223,22 @@ impl Uplink {
         {
             let Some(stream) = self.streams.get_mut(&key) else { continue };
             // Settled or dropped meanwhile?
-            let Some(one) = stream.find(sequence).map(|at| &mut stream.retained[at]) else { continue };
-            one.place = Place::Appending;
-            self.spool.appending.push_back((key, sequence, one.bytes()));
-            self.spool.appending_bytes += one.bytes();
-            return Some(SpoolRequest::Append(one.block.clone()));
+            let Some(at) = stream.find(sequence) else { continue };
+            let block = stream.retained[at].block.clone();
+            let block = match stream.description_to_spool(&block) {
+                Some(description) => {
+                    self.spool.queue.push_front((key, sequence));
+                    description
+                }
+                None => {
+                    stream.retained[at].place = Place::Appending;
+                    block
+                }
+            };
+            let bytes = block.bytes().len();
+            self.spool.appending.push_back((key, block.header().sequence, bytes));
+            self.spool.appending_bytes += bytes;
+            return Some(SpoolRequest::Append(block));
         }
         let may_read = self.state == State::Streaming
             && self.spool.may_have
@@ -246,17 +259,21 @@ impl Uplink {
         let stream = self.streams.get_mut(&key);
         if !is_written {
             self.spool.retry_at.get_or_insert(self.now_ms + RETRY_MS);
-            self.spool.failed.push_back((key, sequence));
-            if let Some(stream) = stream
-                && let Some(at) = stream.find(sequence)
-            {
-                stream.retained[at].place = Place::ToSpool;
+            if let Some(stream) = stream {
+                stream.handle_spool_failed();
+                let appending = |at: &usize| stream.retained[*at].place == Place::Appending;
+                if let Some(at) = stream.find(sequence).filter(appending) {
+                    self.spool.failed.push_back((key, sequence));
+                    stream.retained[at].place = Place::ToSpool;
+                }
             }
             return;
         }
         self.spool.may_have = true;
+        // A description may be appended again, while it is retained or has come back.
         if let Some(stream) = stream
-            && let Some(at) = stream.find(sequence)
+            && let Some(at) =
+                stream.find(sequence).filter(|at| stream.retained[*at].place == Place::Appending)
             && let Some(one) = stream.retained.remove(at)
         {
             self.totals.spooled_blocks += 1;
@@ -281,15 +298,13 @@ impl Uplink {
             }
         };
         let key = block.header().key;
+        if is_copy && self.is_forgotten(key) {
+            return;
+        }
         if is_copy {
-            if !self.streams.contains_key(&key) {
-                self.spool.copies.insert(key, block);
-            } else if let Some(stream) = self.streams.get_mut(&key) {
-                // Where it stood first may have been thrown away.
-                if !stream.awaits_ack && block.header().sequence >= stream.told.next_sequence {
-                    self.replays.push_back(block.bytes().clone());
-                }
-                stream.keep_description(block);
+            match self.streams.get_mut(&key) {
+                Some(stream) => stream.keep_description(block), // where it stood may be thrown away
+                None => drop(self.spool.copies.insert(key, block)),
             }
             while self.spool.copies.len() > COPIES_MAX {
                 self.spool.copies.pop_first();
@@ -300,15 +315,19 @@ impl Uplink {
         self.spool.loaded.push_back(false);
         self.spool.loaded_bytes += block.bytes().len();
         self.totals.loaded_blocks += 1;
-        self.open_former(key, &block);
+        if self.is_forgotten(key) {
+            self.spool.handle_done(ticket, block.bytes().len());
+            return;
+        }
+        self.open_former(key, Some(&block));
         let bytes = block.bytes().len();
         let Some(stream) = self.streams.get_mut(&key) else { return };
         if block.header().end {
             stream.end_sequence = Some(block.header().sequence);
         }
-        let is_settled = block.header().sequence < stream.settled;
-        if is_settled && stream.settled_place.next_sequence <= block.header().sequence {
-            stream.settled_place = block.end();
+        let is_settled = block.header().sequence < stream.settled.max(stream.settled_place.next_sequence);
+        if is_settled {
+            stream.settle_through(block.end());
         }
         if is_settled || stream.find(block.header().sequence).is_some() {
             stream.keep_description(block);
@@ -319,14 +338,15 @@ impl Uplink {
         self.forget_if_done(key);
     }
 
-    /// A block of a stream that is not known comes from the spool: an earlier run left it.
-    fn open_former(&mut self, key: StreamKey, block: &PackedBlock) {
+    /// A stream is in the spool, by a block that came or by what was thrown away of it. If it is not
+    /// known, an earlier run left it.
+    fn open_former(&mut self, key: StreamKey, block: Option<&PackedBlock>) {
         if self.streams.contains_key(&key) {
             return;
         }
         let copy = self.spool.copies.remove(&key);
-        let described = if block.header().kind == Kind::Description { Some(block) } else { copy.as_ref() };
-        let announcement = described.and_then(announcement_of).unwrap_or_default();
+        let block = block.filter(|block| block.header().kind == Kind::Description);
+        let announcement = block.or(copy.as_ref()).and_then(announcement_of).unwrap_or_default();
         let announcement = Announcement { key, backlog: true, ..announcement };
         let mut stream = Stream::new(announcement, Lane::Backlog, true, self.now_ms);
         if let Some(copy) = copy {
@@ -379,25 +399,12 @@ impl Uplink {
     /// The spool was full, and has thrown away blocks that were not settled.
     pub fn handle_evicted(&mut self, evicted: Evicted) {
         let key = evicted.begin.key;
-        if !self.streams.contains_key(&key) {
-            if key.epoch == self.config.epoch {
-                return; // it is done
-            }
-            let announcement = self.spool.copies.get(&key).and_then(announcement_of).unwrap_or_default();
-            let announcement = Announcement { key, backlog: true, ..announcement };
-            self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true, self.now_ms));
-            if self.state == State::Streaming {
-                self.announce(key);
-            }
+        if self.is_forgotten(key) {
+            return;
         }
+        self.open_former(key, None);
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        stream.add_dropped(
-            evicted.begin,
-            evicted.end.next_sequence,
-            evicted.packets,
-            evicted.bytes,
-            Stage::SpoolEvicted,
-        );
+        stream.add_dropped(evicted.begin, evicted.end, Stage::SpoolEvicted);
         if evicted.has_end {
             stream.cut_at = Some(evicted.end);
         }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use crate::block::{Kind, PackedBlock};
 use crate::lanes::Lane;
 use crate::ledger::{Losses, Stage};
@@ -48,7 +50,7 @@ impl Retained {
 #[derive(Clone, Copy, Debug)]
 struct Dropped {
     begin: Cursor,
-    next_sequence: u64,
+    end: Cursor,
     packets: u64,
     bytes: u64,
     stage: Stage,
@@ -107,6 +109,10 @@ pub(super) struct Stream {
     counted_through: u64,
     /// The last description that is not retained any more: a relay that starts anew needs it.
     pub description: Option<PackedBlock>,
+    /// The present connection was given it.
+    pub is_description_given: bool,
+    /// One past the sequence of the last description that was to be appended to the spool.
+    spooled_description: u64,
     /// Sequence of the last block, once it is packed.
     pub end_sequence: Option<u64>,
     /// Its last block was lost: where it ends.
@@ -137,6 +143,8 @@ impl Stream {
             drops: VecDeque::new(),
             counted_through: 0,
             description: None,
+            is_description_given: false,
+            spooled_description: 0,
             end_sequence: None,
             cut_at: None,
             is_cut_told: false,
@@ -169,7 +177,36 @@ impl Stream {
         let is_newer = self.description.as_ref().is_none_or(|known| known.header().sequence < sequence);
         if block.header().kind == Kind::Description && is_newer {
             self.description = Some(block);
+            self.is_description_given = false;
         }
+    }
+
+    /// The description that goes, out of its place, before whatever is sent next: the relay cannot
+    /// have it, for it has nothing that came behind it, and it is not among what is retained. The
+    /// relay started anew, or the spool threw it away, or an earlier run sent it.
+    pub fn take_description_due(&mut self) -> Option<Bytes> {
+        let is_unknown = |one: &&PackedBlock| one.header().sequence >= self.told.next_sequence;
+        let description = self.description.as_ref().filter(is_unknown)?;
+        let is_given = std::mem::replace(&mut self.is_description_given, true);
+        (!is_given).then(|| description.bytes().clone())
+    }
+
+    /// The description that goes to the spool before a block, if it is not there: a later run that
+    /// finds the block must be able to read it.
+    pub fn description_to_spool(&mut self, block: &PackedBlock) -> Option<PackedBlock> {
+        let spooled = self.spooled_description;
+        if block.header().kind == Kind::Description {
+            self.spooled_description = spooled.max(block.header().sequence + 1);
+            return None;
+        }
+        let description = self.description.as_ref().filter(|one| one.header().sequence >= spooled)?;
+        self.spooled_description = description.header().sequence + 1;
+        Some(description.clone())
+    }
+
+    /// The spool could not append a block: nothing is certain of what else it was given.
+    pub fn handle_spool_failed(&mut self) {
+        self.spooled_description = 0;
     }
 
     /// Bytes retained that only memory has and that were not sent.
@@ -179,19 +216,27 @@ impl Stream {
     }
 
     /// Blocks of it are lost before they were sent, or perhaps after.
-    pub fn add_dropped(&mut self, begin: Cursor, next_sequence: u64, packets: u64, bytes: u64, stage: Stage) {
+    pub fn add_dropped(&mut self, begin: Cursor, end: Cursor, stage: Stage) {
+        let (packets, bytes) = (end.packets - begin.packets, end.bytes - begin.bytes);
         if packets == 0 {
             return; // reports: the next says it all
         }
-        let mut one = Dropped { begin, next_sequence, packets, bytes, stage, counted: (0, 0) };
-        // What was sent before a cut the relay may have: its acknowledgement tells.
+        let mut one = Dropped { begin, end, packets, bytes, stage, counted: (0, 0) };
+        // What was sent before a cut the relay may have: its acknowledgement tells. What is on its way
+        // now will arrive, unless the line is cut.
         let is_doubtful = self.awaits_ack && begin.next_sequence < self.sent.max(u64::from(self.is_former));
         if !is_doubtful {
-            one.count(self.received, &mut self.lost);
+            one.count(self.told, &mut self.lost);
         }
-        let fits = |last: &&mut Dropped| last.next_sequence == begin.next_sequence && last.stage == stage;
+        // Behind what is counted nothing is joined that may turn out to have arrived: what the relay
+        // has of a range is told by one place.
+        let is_decided = one.counted.0 == packets;
+        let fits = |last: &&mut Dropped| {
+            let adjoins = last.end.next_sequence == begin.next_sequence && last.stage == stage;
+            adjoins && (is_decided || last.counted.0 == 0)
+        };
         if let Some(last) = self.drops.back_mut().filter(fits) {
-            last.next_sequence = next_sequence;
+            last.end = end;
             last.packets += packets;
             last.bytes += bytes;
             last.counted = (last.counted.0 + one.counted.0, last.counted.1 + one.counted.1);
@@ -216,9 +261,10 @@ impl Stream {
         if received.next_sequence > self.told.next_sequence || self.awaits_ack {
             self.told = received;
         }
-        let (lost, awaited) = (&mut self.lost, self.awaits_ack);
+        let (lost, awaited, settled_place) = (&mut self.lost, self.awaits_ack, &mut self.settled_place);
         self.drops.retain_mut(|one| {
-            if one.next_sequence <= settled {
+            if one.end.next_sequence <= settled {
+                advance(settled_place, one.end);
                 return false; // whatever relay comes, nobody asks for it again
             }
             if awaited {
@@ -228,6 +274,11 @@ impl Stream {
         });
     }
 
+    /// A block that ends there is settled, with whatever relay.
+    pub fn settle_through(&mut self, end: Cursor) {
+        advance(&mut self.settled_place, end);
+    }
+
     /// What to say before something that begins at `next` is sent, when there is a gap before it.
     pub fn notices_before(&mut self, next: Cursor) -> Vec<Control> {
         let told = self.told;
@@ -235,31 +286,29 @@ impl Stream {
             return Vec::new();
         }
         let key = self.announcement.key;
-        let mut packets = next.packets.saturating_sub(told.packets);
-        let mut bytes = next.bytes.saturating_sub(told.bytes);
+        // A relay that starts anew has nothing, and lacks what was settled with the former, too.
+        let known =
+            if told.next_sequence > self.settled_place.next_sequence { told } else { self.settled_place };
+        let mut packets = next.packets.saturating_sub(known.packets);
+        let mut bytes = next.bytes.saturating_sub(known.bytes);
         let mut notices = Vec::new();
         for one in &self.drops {
-            if one.next_sequence <= told.next_sequence || one.begin.next_sequence >= next.next_sequence {
+            if one.end.next_sequence <= told.next_sequence || one.begin.next_sequence >= next.next_sequence {
                 continue;
             }
             notices.push(Control::Skipped {
                 key,
                 first_sequence: one.begin.next_sequence.max(told.next_sequence),
-                next_sequence: one.next_sequence.min(next.next_sequence),
+                next_sequence: one.end.next_sequence.min(next.next_sequence),
                 packets: one.packets_after(told),
                 bytes: one.bytes_after(told),
                 stage: one.stage,
             });
-            packets = packets.saturating_sub(one.packets_after(told));
-            bytes = bytes.saturating_sub(one.bytes_after(told));
+            packets = packets.saturating_sub(one.packets_after(known));
+            bytes = bytes.saturating_sub(one.bytes_after(known));
         }
-        let known =
-            if told.next_sequence > self.settled_place.next_sequence { told } else { self.settled_place };
-        let unknown = next.packets.saturating_sub(known.packets);
-        packets = packets.min(unknown);
         if packets > 0 && (self.is_former || self.is_spooled) {
-            // Packed by a run that ended before it could send or spool them; or the spool has lost
-            // them. A relay that starts anew has nothing, and all of it was settled by the former.
+            // Packed by a run that ended before it could send or spool them; or the spool has lost them.
             let stage = if self.is_former { Stage::SnifferRestarted } else { Stage::SpoolFailed };
             if known.next_sequence > 0 && next.next_sequence > self.counted_through {
                 self.counted_through = next.next_sequence;
@@ -268,8 +317,25 @@ impl Stream {
             let (first_sequence, next_sequence) = (told.next_sequence, next.next_sequence);
             notices.push(Control::Skipped { key, first_sequence, next_sequence, packets, bytes, stage });
         }
+        if known.packets > told.packets {
+            // Settled with a relay that is no more. Last, for a viewer that was there has it.
+            notices.push(Control::Skipped {
+                key,
+                first_sequence: told.next_sequence,
+                next_sequence: known.next_sequence.min(next.next_sequence),
+                packets: known.packets - told.packets,
+                bytes: known.bytes.saturating_sub(told.bytes),
+                stage: Stage::RelayRestarted,
+            });
+        }
         self.told = next;
         notices
+    }
+}
+
+fn advance(place: &mut Cursor, to: Cursor) {
+    if to.next_sequence > place.next_sequence {
+        *place = to;
     }
 }
 

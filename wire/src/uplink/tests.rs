@@ -47,7 +47,7 @@ fn connect(uplink: &mut Uplink) {
 }
 
 fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
-    let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: 0 };
+    let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: received * 1000 };
     uplink.handle_control(Control::Ack { streams: vec![StreamAck { received, settled }] }, 0)
 }
 
@@ -169,4 +169,67 @@ fn an_impossible_acknowledgement_is_the_peers_fault() {
     assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { key: KEY, found: 1, sent: 0 }));
     let welcome = Control::Welcome { protocol: 9, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
     assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
+}
+
+#[test]
+fn what_the_relay_has_is_not_set_off_against_what_was_lost_before_it() {
+    let (mut packer, mut uplink) = (packer(), streaming(4 * 1300));
+    for _ in 0..3 {
+        uplink.handle_block(block(&mut packer, 1000));
+    }
+    assert_eq!(sent(&mut uplink).len(), 3);
+    for _ in 0..2 {
+        uplink.handle_block(block(&mut packer, 1000)); // 3 is dropped, before it was sent
+    }
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 1);
+    assert_eq!(sent(&mut uplink), [(4, false)]);
+    ack(&mut uplink, 3, 3).expect("plausible");
+    uplink.handle_block(block(&mut packer, 1000));
+    assert_eq!(sent(&mut uplink), [(5, false)]);
+    uplink.handle_disconnected(0);
+    for _ in 0..4 {
+        uplink.handle_block(block(&mut packer, 1000)); // 4 and 5 are dropped, which the relay may have
+    }
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 1);
+    connect(&mut uplink);
+    ack(&mut uplink, 5, 5).expect("plausible");
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::NoBuffer), 2, "3 and 5; it has 4");
+}
+
+#[test]
+fn what_is_on_its_way_is_not_lost_when_the_spool_throws_it_away() {
+    let mut packer = packer();
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    uplink.handle_announcement(Announcement { key: KEY, ..Announcement::default() });
+    connect(&mut uplink);
+    let first = block(&mut packer, 1000);
+    uplink.handle_block(first.clone());
+    assert_eq!(sent(&mut uplink), [(0, false)]);
+    uplink.handle_evicted(Evicted { begin: first.begin(), end: first.end(), has_end: false });
+    assert_eq!(uplink.lost(KEY), Losses::default());
+    uplink.handle_disconnected(0);
+    connect(&mut uplink);
+    ack(&mut uplink, 0, 0).expect("plausible");
+    assert_eq!(uplink.lost(KEY).packets_at(Stage::SpoolEvicted), 1, "it did not arrive");
+}
+
+#[test]
+fn a_later_run_finds_a_description_before_the_blocks() {
+    let mut packer = packer();
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    uplink.handle_announcement(Announcement { key: KEY, ..Announcement::default() });
+    connect(&mut uplink);
+    let description = crate::description::Description::default();
+    uplink.handle_block(packer.seal_json(Kind::Description, &description, 0, false).expect("room"));
+    assert_eq!(sent(&mut uplink).len(), 1);
+    let received = Cursor { key: KEY, next_sequence: 1, ..Cursor::default() };
+    let ack = Control::Ack { streams: vec![StreamAck { received, settled: 1 }] };
+    uplink.handle_control(ack, 0).expect("plausible");
+    uplink.handle_block(block(&mut packer, 1000));
+    uplink.spool_now();
+    let appended = std::iter::from_fn(|| uplink.poll_spool()).filter_map(|request| match request {
+        SpoolRequest::Append(block) => Some(block.header().sequence),
+        _ => None,
+    });
+    assert_eq!(appended.take(2).collect::<Vec<_>>(), [0, 1]);
 }

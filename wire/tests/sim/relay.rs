@@ -313,7 +313,9 @@ impl Relay {
                 Note::Control(Control::Join { status, next_sequence }) => {
                     worker.hub.handle_join(peer, status, next_sequence);
                 }
-                Note::Control(Control::Gone { key, reason }) => worker.hub.give_up(key, &reason),
+                Note::Control(Control::Gone { place, reason, ended }) => {
+                    worker.hub.handle_worker_gone(peer, place, &reason, ended);
+                }
                 Note::Control(Control::Mark { epoch, stream, complete_through_ns }) => {
                     worker.hub.handle_mark(peer, epoch, stream, complete_through_ns);
                 }

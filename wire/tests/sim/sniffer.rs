@@ -39,6 +39,8 @@ pub struct Truth {
     pub ended_at: u64,
     /// Some relay has settled its end.
     pub is_done: bool,
+    /// Its end was in the spool, and thrown away.
+    pub is_end_evicted: bool,
 }
 
 struct Stream {
@@ -135,7 +137,10 @@ impl Sniffer {
 
     pub fn truths(&self) -> impl Iterator<Item = (StreamKey, Truth)> + '_ {
         let own = self.streams.iter().map(|stream| (stream.packer.key(), stream.truth.clone()));
-        own.chain(self.former.iter().map(|(key, truth)| (*key, truth.clone())))
+        let all = own.chain(self.former.iter().map(|(key, truth)| (*key, truth.clone())));
+        let is_end_evicted =
+            |key: &StreamKey| self.spool.as_ref().is_some_and(|spool| spool.evicted_ends.contains(key));
+        all.map(move |(key, truth)| (key, Truth { is_end_evicted: is_end_evicted(&key), ..truth }))
     }
 
     /// Packets lost here, as the present run knows.

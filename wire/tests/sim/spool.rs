@@ -1,7 +1,7 @@
 //! A simulated spool: it takes its time, may fail, throws the oldest away when it is full, and
 //! outlives the run that wrote it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wire::block::{Kind, PackedBlock, StreamKey};
 use wire::uplink::{Evicted, Loaded, SpoolRequest, Uplink};
@@ -33,7 +33,8 @@ pub struct Spool {
     pub is_failing: bool,
     /// Not told yet: what was thrown away.
     evicted: Vec<Evicted>,
-    pub evicted_packets: u64,
+    /// Streams whose end was thrown away.
+    pub evicted_ends: BTreeSet<StreamKey>,
 }
 
 impl Spool {
@@ -54,7 +55,7 @@ impl Spool {
             has_failed: false,
             is_failing: false,
             evicted: Vec::new(),
-            evicted_packets: 0,
+            evicted_ends: BTreeSet::new(),
         }
     }
 
@@ -119,7 +120,7 @@ impl Spool {
 
     /// Throws a segment away; what has been read of it is in somebody's memory, or done.
     fn evict(&mut self) {
-        let mut lost: BTreeMap<StreamKey, Evicted> = BTreeMap::new();
+        let mut lost: Vec<Evicted> = Vec::new();
         for _ in 0..SEGMENT_BLOCKS {
             let Some(block) = self.blocks.pop_front() else { break };
             self.bytes -= block.bytes().len();
@@ -127,21 +128,14 @@ impl Spool {
             if self.first <= self.read_next {
                 continue;
             }
-            let header = block.header();
-            let one = lost.entry(header.key).or_insert(Evicted {
-                begin: block.begin(),
-                end: block.end(),
-                packets: 0,
-                bytes: 0,
-                has_end: false,
-            });
-            one.end = block.end();
-            one.packets += u64::from(header.packet_count);
-            one.bytes += u64::from(header.byte_count);
-            one.has_end |= header.end;
+            let (begin, end, has_end) = (block.begin(), block.end(), block.header().end);
+            match lost.iter_mut().find(|one| one.end == begin) {
+                Some(one) => (one.end, one.has_end) = (end, has_end),
+                None => lost.push(Evicted { begin, end, has_end }),
+            }
         }
-        self.evicted_packets += lost.values().map(|one| one.packets).sum::<u64>();
-        self.evicted.extend(lost.into_values());
+        self.evicted_ends.extend(lost.iter().filter(|one| one.has_end).map(|one| one.begin.key));
+        self.evicted.append(&mut lost);
         if self.first > self.read_next {
             self.read_next = self.first;
             self.begin_reading();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use wire::block::{Kind, PackedBlock, StreamKey};
+use wire::block::{Epoch, Kind, PackedBlock, StreamKey};
 use wire::downlink::{Downlink, Event};
 use wire::ledger::Stage;
 use wire::message::{Control, Envelope, Selection};
@@ -21,6 +21,10 @@ struct Seen {
     begins: Option<u64>,
     /// First joined on the present connection.
     is_new: bool,
+    /// Joined on the present connection.
+    is_joined: bool,
+    /// The relay was restarted since it was joined first.
+    is_restarted: bool,
     /// A block that belongs to the viewer has come.
     is_started: bool,
     /// Packets up to the end of the last block, descriptions aside.
@@ -35,6 +39,7 @@ struct Seen {
 
 pub struct Viewer {
     pub index: usize,
+    is_traced: bool,
     pub selection: Selection,
     pub downlink: Downlink,
     pub connection: Option<u64>,
@@ -46,7 +51,16 @@ pub struct Viewer {
     pub has_left: bool,
     /// Its line was cut, or the relay restarted: blocks handed to TCP may be lost unexplained.
     pub was_cut: bool,
+    /// Its line alone was cut, while the relay ran on and settled without it.
+    pub was_away: bool,
+    instance: Option<Epoch>,
+    /// The relay is another than that of the connection before.
+    is_restarted: bool,
     subscribed_at: Option<u64>,
+    /// The last time it subscribed: it has been there since.
+    back_at: Option<u64>,
+    /// Runs of sniffers of which it had a stream when it came back, and when it had the first.
+    known: BTreeMap<Epoch, u64>,
     /// Data messages that came on this connection, and what the relay was told of that.
     pub arrived: u64,
     pub told: u64,
@@ -80,6 +94,7 @@ impl Viewer {
         let leaves = plan.leaving && rng.one_in(2);
         Self {
             index,
+            is_traced: std::env::var_os("RINGCAST_SIM_TRACE").is_some(),
             downlink: Downlink::new("sim".into(), Some(selection.clone())),
             selection,
             connection: None,
@@ -89,7 +104,12 @@ impl Viewer {
             is_stalled: plan.stalling && rng.one_in(2),
             has_left: false,
             was_cut: false,
+            was_away: false,
+            instance: None,
+            is_restarted: false,
             subscribed_at: None,
+            back_at: None,
+            known: BTreeMap::new(),
             arrived: 0,
             told: 0,
             seen: BTreeMap::new(),
@@ -100,8 +120,9 @@ impl Viewer {
         self.connection = Some(id);
         (self.arrived, self.told) = (0, 0);
         self.downlink.handle_connected(now);
-        for seen in self.seen.values_mut() {
-            seen.is_new = false;
+        for (key, seen) in &mut self.seen {
+            (seen.is_new, seen.is_joined) = (false, false);
+            self.known.entry(key.epoch).or_insert(now);
         }
     }
 
@@ -119,21 +140,31 @@ impl Viewer {
                 let seen = self.seen.entry(status.key).or_default();
                 seen.is_started |= is_missing;
                 // A second join on a connection moves the beginning if nothing of the stream has come.
-                let moves = |begins| seen.is_new && !seen.is_started && *next_sequence > begins;
+                let is_again = std::mem::replace(&mut seen.is_joined, true);
+                let may_move = seen.is_new || (is_again && !seen.is_restarted);
+                let moves = |begins| may_move && !seen.is_started && *next_sequence > begins;
                 if seen.begins.is_none_or(moves) {
-                    seen.is_new = true;
+                    if seen.begins.is_none() {
+                        (seen.is_new, seen.is_restarted) = (true, self.is_restarted);
+                    }
                     seen.begins = Some(*next_sequence);
                     seen.joined_at = status.packets;
                     seen.through = status.packets;
                     seen.next_number = status.packets;
                 }
-                seen.gone = false;
             }
-            Control::Subscribed { .. } => self.subscribed_at = Some(self.subscribed_at.unwrap_or(now)),
+            Control::Welcome { instance, .. } => {
+                self.is_restarted = self.instance.replace(*instance).is_some_and(|one| one != *instance);
+                self.seen.values_mut().for_each(|seen| seen.is_restarted |= self.is_restarted);
+            }
+            Control::Subscribed { .. } => {
+                self.subscribed_at = Some(self.subscribed_at.unwrap_or(now));
+                self.back_at = Some(now);
+            }
             _ => {}
         }
-        if std::env::var_os("DBG").is_some() {
-            eprintln!("t{now} v{} {control:?}", self.index);
+        if self.is_traced {
+            println!("tick {now}: viewer {}: {control:?}", self.index);
         }
         self.downlink.handle_control(control, now).map_err(|error| self.fail(&error))?;
         self.handle_events()
@@ -164,6 +195,7 @@ impl Viewer {
                     seen.ended |= reason.is_none();
                     seen.gone |= reason.is_some();
                 }
+                Event::Joined(key) => self.seen.entry(key).or_default().gone = false,
                 Event::Mark(key, through_ns) => {
                     self.seen.entry(key).or_default().mark_ns = through_ns;
                 }
@@ -175,11 +207,10 @@ impl Viewer {
 
     fn handle_packets(&mut self, block: &PackedBlock) -> Result<(), String> {
         let header = *block.header();
-        if std::env::var_os("DBG").is_some() {
-            eprintln!(
-                "   v{} block {} seq {} before {} count {}",
-                self.index, header.key, header.sequence, header.packets_before, header.packet_count
-            );
+        if self.is_traced {
+            let (count, before) = (header.packet_count, header.packets_before);
+            let (index, key, sequence) = (self.index, header.key, header.sequence);
+            println!("viewer {index}: block {sequence} of {key}: {count} packets behind {before}");
         }
         let key = header.key;
         let description = self.downlink.streams().get(&key).and_then(|stream| stream.description.as_ref());
@@ -236,7 +267,11 @@ impl Viewer {
             && (self.selection.interfaces.is_empty()
                 || truth.interfaces.iter().any(|interface| matches(&self.selection.interfaces, interface)));
         let (Some(seen), Some(stream)) = (self.seen.get(&key), self.downlink.streams().get(&key)) else {
-            let was_there = self.subscribed_at.is_some_and(|at| at < truth.ended_at);
+            // One that was away when the stream ended, and had no stream of that run when it came
+            // back, is a newcomer to it; so is everybody to what a relay had settled that is no more.
+            let knew = !plan.restarts && self.known.get(&key.epoch).is_some_and(|at| *at < truth.ended_at);
+            let since = if knew { self.subscribed_at } else { self.back_at };
+            let was_there = since.is_some_and(|at| at < truth.ended_at);
             let is_owed = self.selection.backlog || !truth.is_backlog;
             if wanted && was_there && is_owed && truth.opened && self.must_be_complete() {
                 return Err(self.fail(&format!("never joined {key}")));
@@ -261,7 +296,14 @@ impl Viewer {
             return Err(self.fail(&format!("does not add up: {text}")));
         }
         let is_over = seen.ended || (seen.gone && plan.small_spool);
-        if self.must_be_complete() && (!is_over || accounted != high) {
+        // Where a stream ends whose last block was thrown away is settled once the relay knows it, and
+        // so is what a viewer misses while it is away, which is in the recent log alone, and what is
+        // skipped for it. A relay that stops before its viewers have it, or are told, takes it along,
+        // and of a stream that is settled to its end nobody says anything again.
+        let may_be_skipped = plan.shedding || plan.small_viewer_queue || plan.small_worker_queue;
+        let may_be_settled = truth.is_end_evicted || self.was_away || may_be_skipped;
+        let may_be_unsaid = may_be_settled && plan.restarts && !is_over;
+        if self.must_be_complete() && !may_be_unsaid && (!is_over || accounted != high) {
             return Err(self.fail(&format!("not complete (ended: {}): {text}", seen.ended)));
         }
         for (stage, loss) in &stream.missing.0 {

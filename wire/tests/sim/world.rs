@@ -142,7 +142,7 @@ impl World {
             if may_cut && !connection.is_cut() {
                 connection.cut(now, rng);
                 if let Client::Viewer(index) = connection.of {
-                    self.viewers[index].was_cut = true;
+                    (self.viewers[index].was_cut, self.viewers[index].was_away) = (true, true);
                 }
             }
         }
