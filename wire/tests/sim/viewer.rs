@@ -51,7 +51,7 @@ pub struct Viewer {
     pub has_left: bool,
     /// Its line was cut, or the relay restarted: blocks handed to TCP may be lost unexplained.
     pub was_cut: bool,
-    /// Its line alone was cut, while the relay ran on and settled without it.
+    /// It was cut while a relay ran on and settled without it, which then stopped itself.
     pub was_away: bool,
     instance: Option<Epoch>,
     /// The relay is another than that of the connection before.

@@ -165,6 +165,8 @@ impl World {
                 connection.relay = End::Closed;
             }
             for viewer in &mut self.viewers {
+                // One that came back may still read what it missed out of the recent log.
+                viewer.was_away |= viewer.was_cut;
                 viewer.was_cut |= viewer.connection.is_some();
             }
             self.relay = Relay::new(plan, rng);
