@@ -20,6 +20,9 @@ use crate::message::{Control, Cursor, Envelope, MessageError, PROTOCOL, Role, Se
 const NOTICES_MAX: usize = 4096;
 /// Most streams that a relay is told our place in: the latest; as many as a message holds.
 const CURSORS_MAX: usize = 512;
+/// Ended streams that are remembered, so that what comes again is known: the latest. Twice as many may
+/// wait to be forgotten.
+const ENDED_STREAMS_MAX: usize = 4096;
 /// Most streams of one viewer.
 const STREAMS_MAX: usize = 1 << 20;
 
@@ -236,6 +239,22 @@ impl Downlink {
         Ok(())
     }
 
+    /// Forgets the streams that ended first, in order and for good: a viewer may run for months.
+    fn forget_ended(&mut self) {
+        let is_over = |stream: &StreamState| stream.ended && !stream.is_absent;
+        let mut ended: Vec<(u64, StreamKey)> = self
+            .streams
+            .iter()
+            .filter(|(_, one)| is_over(one))
+            .map(|(key, one)| (one.moved_at, *key))
+            .collect();
+        ended.sort_unstable();
+        let surplus = ended.len().saturating_sub(ENDED_STREAMS_MAX);
+        for (_, key) in &ended[..surplus] {
+            self.streams.remove(key);
+        }
+    }
+
     /// How far we are in the streams that moved last, ended ones too: what goes on from them is ours.
     fn cursors(&self) -> Vec<Cursor> {
         let of = |(key, stream): (&StreamKey, &StreamState)| {
@@ -251,6 +270,9 @@ impl Downlink {
     fn handle_join(&mut self, status: StreamStatus, next_sequence: u64) -> Result<(), DownlinkError> {
         if self.streams.len() >= STREAMS_MAX {
             return Err(DownlinkError::TooManyStreams);
+        }
+        if self.streams.len() > 2 * ENDED_STREAMS_MAX {
+            self.forget_ended();
         }
         let stream = self.streams.entry(status.key).or_default();
         let is_first_here = !std::mem::replace(&mut stream.is_joined, true);
@@ -704,5 +726,26 @@ mod tests {
         let mut packer = Packer::new(key, Pool::new(1 << 24), 1 << 16, Compression::None);
         let foreign = message(&packets(&mut packer, 1));
         assert!(matches!(downlink.handle_data(foreign), Err(DownlinkError::NotJoined { .. })));
+    }
+
+    #[test]
+    fn streams_that_ended_long_ago_are_forgotten() {
+        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let count = 3 * ENDED_STREAMS_MAX as u32;
+        for stream in 0..count {
+            let key = StreamKey { epoch: Epoch(3), stream };
+            let status = StreamStatus { key, ..Default::default() };
+            downlink.handle_control(Control::Join { status, next_sequence: 0 }, 0).expect("joins");
+            if stream > 0 {
+                let mut packer = Packer::new(key, Pool::new(1 << 20), 1 << 10, Compression::None);
+                let end = packer.seal_json(Kind::Report, &Report::default(), 0, true).expect("room");
+                downlink.handle_data(message(&end)).expect("joined");
+            }
+            while downlink.poll_event().is_some() {}
+        }
+        assert!(downlink.streams().len() <= 2 * ENDED_STREAMS_MAX + 1, "{}", downlink.streams().len());
+        let kept = |stream| downlink.streams().contains_key(&StreamKey { epoch: Epoch(3), stream });
+        assert!(kept(0) && kept(count - 1), "one that goes on, and the latest");
+        assert!(!kept(1));
     }
 }
