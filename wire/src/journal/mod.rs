@@ -90,7 +90,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::block::{Header, StreamKey};
+use crate::block::{Header, Kind, PackedBlock, StreamKey};
 
 pub use events::{Entry, Eviction, JournalError, JournalEvent, Recovered, RecoveredStream};
 pub use fs::{Fs, FsFile, LockError, RealFs};
@@ -331,6 +331,19 @@ impl<F: Fs> Journal<F> {
         if self.cursor_behind_bytes >= self.tuning.cursor_bytes {
             self.try_persist();
         }
+    }
+
+    /// What a stream's blocks are of, which a reader of any of them needs. Call it with descriptions that
+    /// are not appended, because they went another way: then a copy stands before the first block that is.
+    pub fn describe(&mut self, description: &PackedBlock) {
+        if description.header().kind == Kind::Description {
+            self.descriptions.keep(description);
+        }
+    }
+
+    /// Nothing more of a stream is appended.
+    pub fn forget(&mut self, key: StreamKey) {
+        self.descriptions.forget(key);
     }
 
     /// Evictions of a stream have been told as far as `next_sequence`: they need not be remembered

@@ -93,6 +93,27 @@ fn each_segment_can_be_read_alone() {
 }
 
 #[test]
+fn a_description_that_went_another_way_stands_before_the_first_block() {
+    // The relay had it before the line was cut; only later blocks of the stream are spooled.
+    let (mut journal, _) = open(&config("/sim", 8192, 20), SimFs::new(1));
+    journal.describe(&description(1, 0));
+    for sequence in 5..40 {
+        journal.append(&packets(1, sequence, 700), Instant::now()).expect("appends");
+    }
+    let entries = read_all(&mut journal);
+    let mut segments = HashSet::new();
+    for entry in &entries {
+        let is_first = segments.insert(entry.position.segment);
+        assert_eq!(entry.is_copy, is_first, "a copy at the begin of each segment");
+    }
+    assert!(segments.len() > 1);
+    assert_eq!(originals(&entries), (5..40).collect::<Vec<_>>());
+    journal.forget(key(1));
+    journal.describe(&packets(2, 0, 10)); // no description
+    assert!(journal.descriptions.last(key(1)).or(journal.descriptions.last(key(2))).is_none());
+}
+
+#[test]
 fn reading_that_begins_in_a_segment_gives_its_descriptions_first() {
     let (mut journal, _) = open(&config("/sim", 1 << 20, 4), SimFs::new(1));
     fill(&mut journal, 1, 5, 100);
