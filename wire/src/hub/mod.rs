@@ -274,10 +274,7 @@ impl Hub {
             ..StreamStatus::default()
         };
         if !self.streams.contains_key(&key) {
-            let is_its = |one: &&Stream| {
-                one.publisher == Some(peer) && !matches!(one.state, State::Ended | State::GivenUp)
-            };
-            let own = self.streams.values().filter(is_its).count();
+            let own = self.streams.values().filter(|stream| stream.publisher == Some(peer)).count();
             if own >= STREAMS_PER_PUBLISHER_MAX {
                 return Err(HubError::TooManyStreams);
             }

@@ -93,6 +93,7 @@ use std::time::{Duration, Instant};
 use crate::block::{Header, Kind, PackedBlock, StreamKey};
 
 pub use events::{Entry, Eviction, JournalError, JournalEvent, Recovered, RecoveredStream};
+use fs::is_full;
 pub use fs::{Fs, FsFile, LockError, RealFs};
 pub use range::TimeRange;
 
@@ -477,7 +478,15 @@ impl<F: Fs> Journal<F> {
 
     /// Writes the cursor file; if that fails, again a second later.
     fn try_persist(&mut self) {
-        if let Err(source) = self.persist() {
+        let mut persisted = self.persist();
+        // The segment that is written may be what fills the disk, and nobody needs it any more.
+        if persisted.as_ref().is_err_and(is_full) && self.cursor.acknowledged >= self.end() {
+            match self.finish_segment() {
+                Ok(()) => persisted = self.persist(),
+                Err(error) => self.trouble(&error),
+            }
+        }
+        if let Err(source) = persisted {
             self.trouble(&JournalError::Cursor { source });
             self.cursor_dirty_since = Some(self.now);
             self.cursor_behind_bytes = 0;

@@ -43,8 +43,6 @@ const SPOOL_DELAY_MS: u64 = 1_000;
 const STUCK_MS: u64 = 2_000;
 /// After a connection the backlog waits so long for the viewers that were there before the cut.
 const BACKLOG_GRACE_MS: u64 = 15_000;
-/// What is under way is no reason to wait with the next block as long as it is less than this.
-const SMALL_BYTES: usize = 64 << 10;
 /// A stream that has more than this to send when the line is back is succeeded.
 const SUCCESSION_BYTES: usize = 1 << 20;
 /// A stream is not succeeded before it is so old: else a line that is too slow made ever more of them.
@@ -309,7 +307,6 @@ impl Uplink {
         } else if !matches!(self.state, State::Offline(_)) {
             // Offline there is no order to keep: it is made anew with the line.
             self.queue_of(key).push(Waiting { arrival, key, sequence, bytes });
-            self.announce(key);
         }
     }
 
@@ -551,12 +548,9 @@ impl Uplink {
         self.spool.done.pop_front()
     }
 
-    /// Announces a stream of which there is something to say. What only the spool has is announced
-    /// when it comes back: after a long outage there may be more streams than a relay takes at a time.
     fn announce(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        let is_due = stream.lane == Lane::Live || stream.cut_at.is_some() || stream.has_sendable();
-        if self.state == State::Streaming && is_due && !stream.announced && !stream.is_done() {
+        if !stream.announced && !stream.is_done() {
             stream.announced = true;
             self.control.push_back(Control::Stream(stream.announcement.clone()));
         }
@@ -650,7 +644,7 @@ impl Uplink {
         let Some(first) = self.backlog.entries.front() else { return false };
         let is_held = self.now_ms < self.backlog_held_until && self.takers.0 < self.former_viewers.max(1);
         let under_way = self.backlog_in_flight_bytes;
-        let has_room = |window: u64| under_way <= SMALL_BYTES || (under_way + first.bytes) as u64 <= window;
+        let has_room = |window: u64| under_way == 0 || (under_way + first.bytes) as u64 <= window;
         !is_held && self.window_bytes.is_some_and(has_room)
     }
 
@@ -681,8 +675,7 @@ impl Uplink {
 
     /// Whether something was sent that the relay has not acknowledged.
     fn has_unreceived(&self) -> bool {
-        let is_unreceived =
-            |one: &Stream| !one.awaits_ack && one.told.next_sequence > one.received.next_sequence;
+        let is_unreceived = |one: &Stream| one.told.next_sequence > one.received.next_sequence;
         self.streams.values().any(is_unreceived)
     }
 

@@ -377,7 +377,6 @@ impl Uplink {
             stream.is_spooled = stream.is_former;
             if !matches!(self.state, State::Offline(_)) {
                 self.queue_of(key).push(waiting);
-                self.announce(key);
             }
         }
     }
@@ -408,7 +407,6 @@ impl Uplink {
         stream.add_dropped(evicted.begin, evicted.end, Stage::SpoolEvicted);
         if evicted.has_end {
             stream.cut_at = Some(evicted.end);
-            self.announce(key);
         }
     }
 

@@ -209,11 +209,6 @@ impl Stream {
         self.spooled_description = 0;
     }
 
-    /// Whether some of it can be sent from memory.
-    pub fn has_sendable(&self) -> bool {
-        self.retained.iter().any(|one| matches!(one.place, Place::Memory | Place::Loaded(_)))
-    }
-
     /// Bytes retained that only memory has and that were not sent.
     pub fn unsent_bytes(&self) -> usize {
         let is_unsent = |one: &&Retained| one.sequence() >= self.told.next_sequence;
