@@ -188,12 +188,17 @@ pub fn start(netns: &Netns, program: &str, arguments: &[&str]) -> Process {
 }
 
 /// Calls `step` until it is content; what it said last is shown when that takes too long.
-pub fn eventually<T>(what: &str, mut step: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + DEADLINE;
+pub fn eventually<T>(what: &str, step: impl FnMut() -> Result<T, String>) -> T {
+    eventually_within(DEADLINE, what, step)
+}
+
+/// The same with a deadline of its own, for what takes long by its nature.
+pub fn eventually_within<T>(time: Duration, what: &str, mut step: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + time;
     loop {
         match step() {
             Ok(value) => return value,
-            Err(why) => assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}: {why}"),
+            Err(why) => assert!(Instant::now() < deadline, "{what}: not within {time:?}: {why}"),
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -298,6 +303,8 @@ pub struct Packet {
     pub data: Vec<u8>,
     /// The flags word, 0 without one.
     pub flags: u32,
+    /// Its comments.
+    pub comments: Vec<String>,
 }
 
 impl Packet {
@@ -317,6 +324,8 @@ pub struct Statistics {
     pub kernel_drops: Option<u64>,
     /// isb_usrdeliv.
     pub delivered: Option<u64>,
+    /// Its comments.
+    pub comments: Vec<String>,
 }
 
 /// A pcapng file of ours, read by hand: little-endian, one section, times in ns. It is another
@@ -363,8 +372,12 @@ impl Pcapng {
                     let (_, value) = options(&body[12..]).find(|(found, _)| *found == code)?;
                     Some(u64::from_le_bytes(value.try_into().ok()?))
                 };
-                self.interfaces[word(body, 0)].2 =
-                    Statistics { filter_accepted: number(6), kernel_drops: number(7), delivered: number(8) };
+                self.interfaces[word(body, 0)].2 = Statistics {
+                    filter_accepted: number(6),
+                    kernel_drops: number(7),
+                    delivered: number(8),
+                    comments: comments(&body[12..]),
+                };
             }
             6 => {
                 let (captured, padded) = (word(body, 12), word(body, 12).next_multiple_of(4));
@@ -375,6 +388,7 @@ impl Pcapng {
                     original_len: word(body, 16),
                     data: body[20..20 + captured].to_vec(),
                     flags: flags.map_or(0, |(_, value)| word(value, 0) as u32),
+                    comments: comments(&body[20 + padded..]),
                 });
             }
             _ => {}
@@ -386,10 +400,22 @@ impl Pcapng {
         self.packets.iter().filter_map(Packet::number).collect()
     }
 
+    /// All comments: of the packets in their order, then of the last statistics.
+    pub fn comments(&self) -> Vec<&str> {
+        let of_packets = self.packets.iter().flat_map(|packet| &packet.comments);
+        let of_interfaces = self.interfaces.iter().flat_map(|(_, _, statistics)| &statistics.comments);
+        of_packets.chain(of_interfaces).map(String::as_str).collect()
+    }
+
     /// The data of all packets.
     pub fn data(&self) -> Vec<&[u8]> {
         self.packets.iter().map(|packet| packet.data.as_slice()).collect()
     }
+}
+
+fn comments(rest: &[u8]) -> Vec<String> {
+    let comments = options(rest).filter(|(code, _)| *code == 1);
+    comments.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
 }
 
 fn word(bytes: &[u8], at: usize) -> usize {

@@ -85,11 +85,16 @@ impl Process {
 
     /// Waits until a line of standard error contains `text`, and returns it.
     pub fn await_line(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + DEADLINE;
+        self.await_lines(text, 1, DEADLINE)
+    }
+
+    /// Waits until `count` lines contain `text`, at most for `time`, and returns the last of them.
+    pub fn await_lines(&mut self, text: &str, count: usize, time: Duration) -> String {
+        let deadline = Instant::now() + time;
         let shared = Arc::clone(&self.lines);
         let mut lines = shared.0.lock().expect("no reader panics");
         loop {
-            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
+            if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(count - 1) {
                 return line.clone();
             }
             let ended = self.child.try_wait().expect("our child").is_some();
@@ -115,8 +120,13 @@ impl Process {
     }
 
     /// Waits for the end.
-    pub fn wait(mut self) -> Ended {
-        let deadline = Instant::now() + DEADLINE;
+    pub fn wait(self) -> Ended {
+        self.wait_within(DEADLINE)
+    }
+
+    /// Waits for the end, at most for `time`.
+    pub fn wait_within(mut self, time: Duration) -> Ended {
+        let deadline = Instant::now() + time;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
                 break status;
@@ -134,6 +144,12 @@ impl Process {
     /// Asks it to end in order, and waits.
     pub fn terminate(self) -> Ended {
         self.signal("TERM");
+        self.wait()
+    }
+
+    /// Ends it at once, as `kill -9` does.
+    pub fn kill(self) -> Ended {
+        self.signal("KILL");
         self.wait()
     }
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
-use wire::block::StreamKey;
+use wire::block::{PackedBlock, StreamKey};
 use wire::journal::{Journal, JournalError, JournalEvent, Position};
 use wire::pool::Pool;
 use wire::uplink::{Evicted, Loaded, SpoolRequest};
@@ -35,7 +35,8 @@ pub enum SpoolReply {
 /// What it is asked.
 enum Ask {
     Request(SpoolRequest),
-    Told(StreamKey, u64),
+    Describe(PackedBlock),
+    Done(StreamKey),
     Close(SyncSender<Closed>),
 }
 
@@ -84,9 +85,14 @@ impl SpoolThread {
         let _ = self.asks.send(Ask::Request(request));
     }
 
-    /// What was thrown away of a stream was told, for good.
-    pub fn told(&self, key: StreamKey) {
-        let _ = self.asks.send(Ask::Told(key, u64::MAX));
+    /// What the blocks of a stream are of, in case that some of them are spooled later.
+    pub fn describe(&self, description: PackedBlock) {
+        let _ = self.asks.send(Ask::Describe(description));
+    }
+
+    /// Nothing is left of a stream: what was thrown away of it was told, for good.
+    pub fn done(&self, key: StreamKey) {
+        let _ = self.asks.send(Ask::Done(key));
     }
 
     /// Makes everything durable and ends, within a bound.
@@ -119,7 +125,11 @@ impl Server {
             });
             match asks.recv_timeout(until) {
                 Ok(Ask::Request(request)) => self.serve(request),
-                Ok(Ask::Told(key, through)) => self.journal.evictions_told(key, through, Instant::now()),
+                Ok(Ask::Describe(description)) => self.journal.describe(&description),
+                Ok(Ask::Done(key)) => {
+                    self.journal.forget(key);
+                    self.journal.evictions_told(key, u64::MAX, Instant::now());
+                }
                 Ok(Ask::Close(reply)) => {
                     if self.evicted_packets > 0 {
                         let shown = self.directory.display();

@@ -337,6 +337,12 @@ impl Sender {
                         self.captured_packets += u64::from(block.header().packet_count);
                         self.captured_bytes += u64::from(block.header().byte_count);
                     }
+                    // When blocks after it are spooled, it may be with the relay, and here no more.
+                    if block.header().kind == Kind::Description
+                        && let Some(spool) = &self.spool
+                    {
+                        spool.thread.describe(block.clone());
+                    }
                     self.uplink.handle_block(block);
                 }
                 Handed::Mark(stream, through_ns) => {

@@ -39,7 +39,7 @@ impl Sender {
             self.losses.remove(key.stream);
         }
         let Some(spool) = &mut self.spool else { return };
-        spool.thread.told(key);
+        spool.thread.done(key);
         if key.epoch != self.epoch {
             spool.former.handle_done(key, lost);
         } else if let Some(totals) = &spool.totals {

@@ -11,7 +11,10 @@ use super::fs::{Fs, FsFile, is_full};
 use super::index::Segment;
 use super::reader::{Body, SegmentReader, Step};
 use super::writer::Writing;
-use super::{ALLOCATE_BYTES_MIN, INDEX_SPANS_MAX, Journal, JournalError, JournalEvent, Position, fresh_salt};
+use super::{
+    ALLOCATE_BYTES_MIN, INDEX_SPANS_MAX, Journal, JournalError, JournalEvent, Position, SEGMENT_BYTES_MIN,
+    fresh_salt,
+};
 
 impl<F: Fs> Journal<F> {
     /// Appends a block, which is taken whole or, on error, not at all, and says where it stands.
@@ -111,12 +114,16 @@ impl<F: Fs> Journal<F> {
         };
         // The number is used up even if nothing comes of it.
         self.next_number += 1;
-        let mut allocate = limit;
+        let (mut limit, mut allocate) = (limit, limit);
         while let Err(error) = file.allocate(allocate)
             && is_full(&error)
             && allocate / 2 >= ALLOCATE_BYTES_MIN
         {
             allocate /= 2;
+            // The disk is smaller than the cap. In one segment that fills it there would be nothing
+            // to evict but all.
+            limit =
+                (allocate / 4).max(SEGMENT_BYTES_MIN.min(self.segment_bytes)).max(least_bytes(block, copy));
         }
         let spare = std::mem::take(&mut self.spare);
         self.writing = Some(Writing::new(file, number, fresh_salt(), limit, spare));

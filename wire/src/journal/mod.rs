@@ -90,9 +90,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::block::{Header, StreamKey};
+use crate::block::{Header, Kind, PackedBlock, StreamKey};
 
 pub use events::{Entry, Eviction, JournalError, JournalEvent, Recovered, RecoveredStream};
+use fs::is_full;
 pub use fs::{Fs, FsFile, LockError, RealFs};
 pub use range::TimeRange;
 
@@ -333,6 +334,19 @@ impl<F: Fs> Journal<F> {
         }
     }
 
+    /// What a stream's blocks are of, which a reader of any of them needs. Call it with descriptions that
+    /// are not appended, because they went another way: then a copy stands before the first block that is.
+    pub fn describe(&mut self, description: &PackedBlock) {
+        if description.header().kind == Kind::Description {
+            self.descriptions.keep(description);
+        }
+    }
+
+    /// Nothing more of a stream is appended.
+    pub fn forget(&mut self, key: StreamKey) {
+        self.descriptions.forget(key);
+    }
+
     /// Evictions of a stream have been told as far as `next_sequence`: they need not be remembered
     /// any more, unless more of that stream was evicted since.
     pub fn evictions_told(&mut self, key: StreamKey, next_sequence: u64, now: Instant) {
@@ -464,7 +478,15 @@ impl<F: Fs> Journal<F> {
 
     /// Writes the cursor file; if that fails, again a second later.
     fn try_persist(&mut self) {
-        if let Err(source) = self.persist() {
+        let mut persisted = self.persist();
+        // The segment that is written may be what fills the disk, and nobody needs it any more.
+        if persisted.as_ref().is_err_and(is_full) && self.cursor.acknowledged >= self.end() {
+            match self.finish_segment() {
+                Ok(()) => persisted = self.persist(),
+                Err(error) => self.trouble(&error),
+            }
+        }
+        if let Err(source) = persisted {
             self.trouble(&JournalError::Cursor { source });
             self.cursor_dirty_since = Some(self.now);
             self.cursor_behind_bytes = 0;

@@ -93,6 +93,55 @@ fn each_segment_can_be_read_alone() {
 }
 
 #[test]
+fn a_description_that_went_another_way_stands_before_the_first_block() {
+    // The relay had it before the line was cut; only later blocks of the stream are spooled.
+    let (mut journal, _) = open(&config("/sim", 8192, 20), SimFs::new(1));
+    journal.describe(&description(1, 0));
+    for sequence in 5..40 {
+        journal.append(&packets(1, sequence, 700), Instant::now()).expect("appends");
+    }
+    let entries = read_all(&mut journal);
+    let mut segments = HashSet::new();
+    for entry in &entries {
+        let is_first = segments.insert(entry.position.segment);
+        assert_eq!(entry.is_copy, is_first, "a copy at the begin of each segment");
+    }
+    assert!(segments.len() > 1);
+    assert_eq!(originals(&entries), (5..40).collect::<Vec<_>>());
+    journal.forget(key(1));
+    journal.describe(&packets(2, 0, 10)); // no description
+    assert!(journal.descriptions.last(key(1)).or(journal.descriptions.last(key(2))).is_none());
+}
+
+#[test]
+fn a_disk_smaller_than_the_cap_loses_its_oldest_only() {
+    let fs = SimFs::new(1);
+    fs.set_capacity(24 << 20);
+    let config = Config { directory: "/sim".into(), cap_bytes: 1 << 30, segment_bytes: None };
+    let (mut journal, _) = open(&config, fs);
+    fill(&mut journal, 1, 60, 1 << 20);
+    let found = originals(&read_all(&mut journal));
+    assert!(found.len() > 12, "half the disk and more is in use: {found:?}");
+    assert_eq!(found, (60 - found.len() as u64..60).collect::<Vec<_>>(), "the newest");
+}
+
+#[test]
+fn a_full_disk_gets_back_a_segment_that_nobody_needs() {
+    let fs = SimFs::new(1);
+    let (mut journal, _) = open(&config("/sim", 1 << 20, 4), fs.clone());
+    fill(&mut journal, 1, 10, 1000);
+    let entries = read_all(&mut journal);
+    // Somebody else fills the disk.
+    fs.set_capacity(fs.used());
+    let now = Instant::now();
+    journal.acknowledge(entries.last().expect("some").next, now);
+    journal.handle_timeout(now + Duration::from_secs(2));
+    assert_eq!(fs.used_by(".seg"), 0);
+    assert!(fs.used_by("cursor") > 0);
+    assert!(journal.poll_timeout().is_none(), "nothing is tried again");
+}
+
+#[test]
 fn reading_that_begins_in_a_segment_gives_its_descriptions_first() {
     let (mut journal, _) = open(&config("/sim", 1 << 20, 4), SimFs::new(1));
     fill(&mut journal, 1, 5, 100);
