@@ -2,11 +2,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test lint clean
+.PHONY: help setup build demo test sim lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
 	@echo 'make test    all tests (as root, or with sudo: some make network namespaces)'
+	@echo 'make sim     20,000 seeds of the protocol, 20,000 of the journal'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -22,6 +23,11 @@ demo: build
 test: setup
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
+
+# Each takes a few minutes. A failure prints its seed, and how to run it alone.
+sim:
+	RINGCAST_SIM_SEEDS=20000 $(CARGO) test -p wire --locked --test sim
+	RINGCAST_JOURNAL_SEEDS=20000 $(CARGO) test -p wire --locked --lib journal::model
 
 lint: setup
 	$(CARGO) fmt --all --check
