@@ -39,6 +39,7 @@ impl Uplink {
         self.totals.unsettled_sent_bytes += bytes.len();
         (one.was_sent, one.in_flight) = (true, Some(lane));
         stream.told = one.block.end();
+        stream.is_placed |= one.block.header().packet_count > 0;
         stream.sent = stream.sent.max(stream.told.next_sequence);
         match lane {
             Lane::Live => self.live.pop(),

@@ -105,6 +105,9 @@ pub(super) struct Stream {
     pub settled_place: Cursor,
     pub lost: Losses,
     drops: VecDeque<Dropped>,
+    /// The relay has packets of it, or was sent some: what is missing from here on is lost. A relay that
+    /// is new to a stream of an earlier run lacks what its own predecessor had, too.
+    pub is_placed: bool,
     /// Losses that only a gap tells of are counted up to this sequence.
     counted_through: u64,
     /// The last description that is not retained any more: a relay that starts anew needs it.
@@ -141,6 +144,7 @@ impl Stream {
             settled_place: told,
             lost: Losses::default(),
             drops: VecDeque::new(),
+            is_placed: !is_former,
             counted_through: 0,
             description: None,
             is_description_given: false,
@@ -263,6 +267,7 @@ impl Stream {
     /// The relay has everything before `received`: what was doubtful is decided.
     pub fn handle_received(&mut self, received: Cursor, settled: u64) {
         self.received = received;
+        self.is_placed |= received.packets > 0;
         if received.next_sequence > self.told.next_sequence || self.awaits_ack {
             self.told = received;
         }
@@ -315,7 +320,7 @@ impl Stream {
         if packets > 0 && (self.is_former || self.is_spooled) {
             // Packed by a run that ended before it could send or spool them; or the spool has lost them.
             let stage = if self.is_former { Stage::SnifferRestarted } else { Stage::SpoolFailed };
-            if known.next_sequence > 0 && next.next_sequence > self.counted_through {
+            if self.is_placed && known.next_sequence > 0 && next.next_sequence > self.counted_through {
                 self.counted_through = next.next_sequence;
                 self.lost.add(stage, packets, bytes);
             }

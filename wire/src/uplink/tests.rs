@@ -46,6 +46,14 @@ fn connect(uplink: &mut Uplink) {
     assert!(matches!(uplink.poll_control(), Some(Control::Stream(_))));
 }
 
+fn connect_without_streams(uplink: &mut Uplink) {
+    uplink.handle_connected(0, 0);
+    assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
+    let welcome =
+        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+    uplink.handle_control(welcome, 0).expect("in turn");
+}
+
 fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
     let received = Cursor { key: KEY, next_sequence: received, packets: received, bytes: received * 1000 };
     uplink.handle_control(Control::Ack { streams: vec![StreamAck { received, settled }] }, 0)
@@ -160,6 +168,32 @@ fn a_mark_waits_until_the_relay_has_what_was_sent() {
     ack(&mut uplink, 1, 0).expect("plausible");
     uplink.handle_mark(0, 7);
     assert!(matches!(uplink.poll_control(), Some(Control::Mark { .. })));
+}
+
+/// A relay that was started anew lacks what the former had: the next run of the sniffer counted all of
+/// it as lost by its own restart.
+#[test]
+fn what_a_new_relay_lacks_of_a_former_run_is_not_counted_as_lost() {
+    let key = StreamKey { epoch: Epoch(4), stream: 0 };
+    let mut packer = Packer::new(key, Pool::new(1 << 30), 64 << 10, Compression::None);
+    let description = crate::description::Description::default();
+    let description = packer.seal_json(Kind::Description, &description, 0, false).expect("room");
+    let settled = block(&mut packer, 10); // with the former relay
+    let (spooled, lost, last) = (block(&mut packer, 10), block(&mut packer, 10), block(&mut packer, 10));
+    drop((settled, lost));
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    connect_without_streams(&mut uplink);
+    for block in [description, spooled, last] {
+        uplink.handle_loaded(Loaded::Block { block, is_copy: false });
+    }
+    let received = Cursor { key, ..Cursor::default() };
+    uplink
+        .handle_control(Control::Ack { streams: vec![StreamAck { received, settled: 0 }] }, 0)
+        .expect("new");
+    uplink.handle_control(Control::Window { bytes: 1 << 20 }, 0).expect("in turn");
+    uplink.handle_timeout(BACKLOG_GRACE_MS);
+    assert_eq!(sent(&mut uplink), [(0, false), (2, false), (4, false)]);
+    assert_eq!(uplink.lost(key).packets_at(Stage::SnifferRestarted), 1, "the one behind what it has");
 }
 
 #[test]
