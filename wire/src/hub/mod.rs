@@ -535,7 +535,10 @@ impl Hub {
                     State::Away(_) => AWAY,
                     State::Ended | State::GivenUp => "ended",
                 };
-                StreamStatus { state: state.to_owned(), ..stream.status.clone() }
+                // Another worker takes every stream; what counts is who is behind it.
+                let takers = stream.subscribers.iter().filter_map(|peer| self.viewers.get(peer));
+                let viewers = takers.map(|viewer| viewer.takers().0).sum();
+                StreamStatus { state: state.to_owned(), viewers, ..stream.status.clone() }
             })
             .collect();
         list.sort_by(|a, b| (&a.name, a.opened_ns, a.key).cmp(&(&b.name, b.opened_ns, b.key)));
