@@ -67,24 +67,22 @@ fn a_sniffer_killed_with_its_line_up_loses_one_interval() {
     follow.await_number(sent - 1, DEADLINE);
     let sniffer = sniffer.terminate();
     let account = Account::new(sent, &wide.path("out"), &viewer.wait());
-    killed_once(&account, was_packed, &sniffer.stderr, true);
+    killed_once(&account, was_packed, &sniffer.stderr);
 }
 
 /// What must hold when the sniffer was killed once and had packed `was_packed` packets by then: what
 /// is missing lies in one interval, of which it is exactly counted what was packed.
-fn killed_once(account: &Account, was_packed: u64, said: &str, is_same_relay: bool) {
+fn killed_once(account: &Account, was_packed: u64, said: &str) {
     let (begin, end) = account.interval().unwrap_or((was_packed, was_packed));
     eprintln!("[kill] {was_packed} packed, missing {begin}..{end}, counted {:?}", account.counted);
     assert!(begin <= was_packed && was_packed <= end, "{was_packed} were packed: {account}");
     assert_eq!(account.counted_at("sniffer restarted"), was_packed - begin, "{account}");
     assert_eq!(account.counted(), was_packed - begin, "nothing else is counted: {account}");
-    // A relay that started anew does not know what the former had: there the run can only say what is
-    // lost at most.
     let counted = was_packed - begin;
     let at = said.find("everything is sent or counted; lost: ").expect("the next run says what became of it");
     let line = said[at..].lines().next().unwrap_or_default();
     let told = if line.ends_with("none") { 0 } else { number_before(line, " sniffer restarted") };
-    assert!(told == counted || !is_same_relay && told > counted, "{counted} were lost: {line}");
+    assert_eq!(told, counted, "{line}");
     assert!(account.has_comment("interface v1: not captured, its sniffer did not run"), "{account}");
 }
 
@@ -132,7 +130,7 @@ fn a_sniffer_killed_in_an_outage_leaves_what_it_spooled() {
     let account = Account::new(sent, &wide.path("out"), &viewer.wait());
     let lost: Vec<u64> = dumped.into_iter().filter(|one| account.missing.contains(one)).collect();
     assert!(lost.is_empty(), "spooled, and not delivered: {lost:?}");
-    killed_once(&account, was_packed, &sniffer.stderr, false);
+    killed_once(&account, was_packed, &sniffer.stderr);
 }
 
 #[test]
