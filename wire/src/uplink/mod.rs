@@ -50,6 +50,9 @@ const BACKLOG_GRACE_MS: u64 = 15_000;
 const SMALL_BYTES: usize = 64 << 10;
 /// A stream that has more than this to send when the line is back is succeeded.
 const SUCCESSION_BYTES: usize = 1 << 20;
+/// Streams of which only the end is to be told, at a time: they may be more than a connection or a relay
+/// takes at once.
+const CUTS_MAX: usize = 256;
 /// A stream is not succeeded before it is so old: else a line that is too slow made ever more of them.
 const SUCCESSION_MS: u64 = 1_000;
 
@@ -205,6 +208,10 @@ pub struct Uplink {
     instance: Option<Epoch>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
+    /// Streams whose end was thrown away, and is to be told.
+    cuts: BTreeSet<StreamKey>,
+    /// Those of them that are told at present.
+    cuts_under_way: BTreeSet<StreamKey>,
 }
 
 impl Uplink {
@@ -235,6 +242,8 @@ impl Uplink {
             window_bytes: None,
             instance: None,
             successions: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            cuts_under_way: BTreeSet::new(),
         }
     }
 
@@ -411,6 +420,8 @@ impl Uplink {
         if self.streams.get(&key).is_some_and(is_done)
             && let Some(stream) = self.streams.remove(&key)
         {
+            self.cuts.remove(&key);
+            self.cuts_under_way.remove(&key);
             stream.lost.0.iter().for_each(|(stage, loss)| {
                 self.lost_of_done.add(*stage, loss.packets, loss.bytes);
             });
@@ -434,10 +445,11 @@ impl Uplink {
     }
 
     /// Announces a stream of which there is something to say. What only the spool has is announced
-    /// when it comes back: after a long outage there may be more streams than a relay takes at a time.
+    /// when it comes back, and what it threw away by and by: after a long outage there may be more
+    /// streams than a relay takes at a time.
     fn announce(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        let is_due = stream.lane == Lane::Live || stream.cut_at.is_some() || stream.has_sendable();
+        let is_due = stream.lane == Lane::Live || self.cuts_under_way.contains(&key) || stream.has_sendable();
         if self.state == State::Streaming && is_due && !stream.announced && !stream.is_done() {
             stream.announced = true;
             self.control.push_back(Control::Stream(stream.announcement.clone()));
