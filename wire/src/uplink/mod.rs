@@ -208,6 +208,11 @@ pub struct Uplink {
     instance: Option<Epoch>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
+    /// Streams of which something is retained here, or that go on. There may be very many of which the
+    /// spool has all.
+    busy: BTreeSet<StreamKey>,
+    /// Streams of which the relay may not have received all that was sent.
+    unreceived: BTreeSet<StreamKey>,
     /// Streams whose end was thrown away, and is to be told.
     cuts: BTreeSet<StreamKey>,
     /// Those of them that are told at present.
@@ -242,6 +247,8 @@ impl Uplink {
             window_bytes: None,
             instance: None,
             successions: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            unreceived: BTreeSet::new(),
             cuts: BTreeSet::new(),
             cuts_under_way: BTreeSet::new(),
         }
@@ -256,6 +263,7 @@ impl Uplink {
             entry.or_insert_with(|| Stream::new(announcement.clone(), Lane::Live, false, self.now_ms));
         stream.announcement = Announcement { backlog: stream.lane == Lane::Backlog, ..announcement };
         stream.announced = false;
+        self.busy.insert(key);
         if let Some(predecessor) = predecessor {
             self.make_backlog(predecessor);
         }
@@ -330,6 +338,7 @@ impl Uplink {
         self.is_pace_told = false;
         self.backlog_in_flight_bytes = 0;
         self.successions.clear();
+        self.unreceived.clear();
         for stream in self.streams.values_mut() {
             (stream.announced, stream.is_description_given) = (false, false);
             stream.awaits_ack = stream.sent > 0 || stream.is_former;
@@ -397,6 +406,9 @@ impl Uplink {
         stream.handle_received(received, settled);
         stream.settled = settled;
         stream.awaits_ack = false;
+        if stream.told.next_sequence <= stream.received.next_sequence {
+            self.unreceived.remove(&key);
+        }
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
@@ -420,6 +432,8 @@ impl Uplink {
         if self.streams.get(&key).is_some_and(is_done)
             && let Some(stream) = self.streams.remove(&key)
         {
+            self.busy.remove(&key);
+            self.unreceived.remove(&key);
             self.cuts.remove(&key);
             self.cuts_under_way.remove(&key);
             stream.lost.0.iter().for_each(|(stage, loss)| {
@@ -496,7 +510,7 @@ impl Uplink {
     fn has_unreceived(&self) -> bool {
         let is_unreceived =
             |one: &Stream| !one.awaits_ack && one.told.next_sequence > one.received.next_sequence;
-        self.streams.values().any(is_unreceived)
+        self.unreceived.iter().filter_map(|key| self.streams.get(key)).any(is_unreceived)
     }
 
     /// The line moves again: what was spooled of live streams meanwhile is backlog from now on.

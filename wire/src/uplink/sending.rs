@@ -40,6 +40,7 @@ impl Uplink {
         (one.was_sent, one.in_flight) = (true, Some(lane));
         stream.told = one.block.end();
         stream.sent = stream.sent.max(stream.told.next_sequence);
+        self.unreceived.insert(key);
         match lane {
             Lane::Live => self.live.pop(),
             Lane::Backlog => {

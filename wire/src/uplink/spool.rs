@@ -180,7 +180,13 @@ impl Uplink {
         let is_streaming = self.state == State::Streaming && !self.is_stuck;
         let mut moved = Vec::new();
         let mut cut = Vec::new();
-        for (key, stream) in &mut self.streams {
+        // Nothing is to be done of those of which the spool has all, and they are no longer looked at.
+        self.busy.retain(|key| {
+            let go_on = |one: &Stream| one.end_sequence.is_none() && !one.is_former;
+            self.streams.get(key).is_some_and(|one| !one.retained.is_empty() || go_on(one))
+        });
+        for key in &self.busy {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
             let was_moved = moved.len();
             // What the relay has is safe as long as the line stands. But where something behind it
             // goes to the spool it goes too: it must come back in sequence.
@@ -442,6 +448,7 @@ impl Uplink {
             self.control.push_back(Control::End { place: end, reason });
             stream.sent = stream.sent.max(end.next_sequence);
             stream.is_cut_told = true;
+            self.unreceived.insert(*key);
         }
     }
 }

@@ -276,3 +276,28 @@ fn streams_that_were_thrown_away_are_told_by_and_by() {
     assert_eq!((ended, lost), (COUNT, u64::from(COUNT)));
     assert_eq!(std::iter::from_fn(|| uplink.poll_done()).count(), COUNT as usize);
 }
+
+/// With very many streams in the spool, as after days of a line that is too slow, they are not looked at in every turn.
+#[test]
+fn streams_that_only_the_spool_has_are_not_looked_at() {
+    const COUNT: u32 = 50_000;
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    let pool = Pool::new(1 << 30);
+    for stream in 0..COUNT {
+        let key = StreamKey { epoch: Epoch(5), stream };
+        let mut packer = Packer::new(key, pool.clone(), 1 << 10, Compression::None);
+        uplink.handle_announcement(Announcement { key, ..Announcement::default() });
+        let report = crate::ledger::Report::default();
+        uplink.handle_block(packer.seal_json(Kind::Report, &report, 0, true).expect("room"));
+        if stream % 64 == 63 {
+            uplink.handle_timeout(SPOOL_DELAY_MS); // away for so long that it is spooled
+            while let Some(request) = uplink.poll_spool() {
+                if matches!(request, SpoolRequest::Append(_)) {
+                    uplink.handle_appended(true);
+                }
+            }
+        }
+    }
+    uplink.handle_timeout(SPOOL_DELAY_MS);
+    assert!(uplink.busy.len() < 100, "{}", uplink.busy.len());
+}
