@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -38,6 +39,8 @@ enum Ask {
     Describe(PackedBlock),
     Done(StreamKey),
     Close(SyncSender<Closed>),
+    #[cfg(test)]
+    Fail,
 }
 
 /// How a spool was left.
@@ -73,9 +76,10 @@ impl SpoolThread {
             has_failed: false,
             has_failed_to_read: false,
             evicted_packets: 0,
+            unanswered: None,
         };
-        let thread =
-            std::thread::Builder::new().name("spool".to_owned()).spawn(move || server.run(&receiver))?;
+        let run = move || server.run_guarded(&receiver);
+        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(run)?;
         Ok(Self { asks, _thread: thread })
     }
 
@@ -93,6 +97,11 @@ impl SpoolThread {
     /// Nothing is left of a stream: what was thrown away of it was told, for good.
     pub fn done(&self, key: StreamKey) {
         let _ = self.asks.send(Ask::Done(key));
+    }
+
+    #[cfg(test)]
+    fn fail(&self) {
+        let _ = self.asks.send(Ask::Fail);
     }
 
     /// Makes everything durable and ends, within a bound.
@@ -115,40 +124,85 @@ struct Server {
     has_failed: bool,
     has_failed_to_read: bool,
     evicted_packets: u64,
+    /// What is answered when that fails which is being served.
+    unanswered: Option<SpoolReply>,
+}
+
+/// What is answered to a request that is not served.
+fn refusal(request: &SpoolRequest) -> Option<SpoolReply> {
+    match request {
+        SpoolRequest::Append(_) => Some(SpoolReply::Appended(false)),
+        SpoolRequest::Read => Some(SpoolReply::Loaded(Loaded::End)),
+        SpoolRequest::Resume | SpoolRequest::Acknowledge(_) => None,
+    }
 }
 
 impl Server {
-    fn run(mut self, asks: &Receiver<Ask>) {
+    /// A defect in here must not hold up what is meant for the spool: the uplink is told that it
+    /// takes and has nothing any more, and goes on from memory.
+    fn run_guarded(mut self, asks: &Receiver<Ask>) {
+        match catch_unwind(AssertUnwindSafe(|| self.run(asks))) {
+            Ok(Some(reply)) => return self.close(&reply),
+            Ok(None) => return,
+            Err(_) => {} // the panic has been told
+        }
+        error!("spool {}: its thread has failed; from now on there is no spool", self.directory.display());
+        if let Some(reply) = self.unanswered.take() {
+            self.reply(reply);
+        }
+        while let Ok(ask) = asks.recv() {
+            match ask {
+                Ask::Request(request) => refusal(&request).into_iter().for_each(|reply| self.reply(reply)),
+                Ask::Describe(_) | Ask::Done(_) => {}
+                #[cfg(test)]
+                Ask::Fail => {}
+                Ask::Close(reply) => {
+                    let _ = reply.send(Closed::default());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Serves until it is to close, or nobody asks any more.
+    fn run(&mut self, asks: &Receiver<Ask>) -> Option<SyncSender<Closed>> {
         loop {
             let until = self.journal.poll_timeout().map_or(TICK, |at| {
                 at.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(1), TICK)
             });
             match asks.recv_timeout(until) {
-                Ok(Ask::Request(request)) => self.serve(request),
+                Ok(Ask::Request(request)) => {
+                    self.unanswered = refusal(&request);
+                    self.serve(request);
+                    self.unanswered = None;
+                }
                 Ok(Ask::Describe(description)) => self.journal.describe(&description),
                 Ok(Ask::Done(key)) => {
                     self.journal.forget(key);
                     self.journal.evictions_told(key, u64::MAX, Instant::now());
                 }
-                Ok(Ask::Close(reply)) => {
-                    if self.evicted_packets > 0 {
-                        let shown = self.directory.display();
-                        info!("spool {shown}: {} packets were evicted in all", self.evicted_packets);
-                    }
-                    let packets = self.journal.unacknowledged_packets();
-                    let closed = self.journal.close();
-                    if let Err(problem) = &closed {
-                        error!("spool {}: {}", self.directory.display(), crate::text(problem));
-                    }
-                    let _ = reply.send(Closed { packets, is_durable: closed.is_ok() });
-                    return;
-                }
+                Ok(Ask::Close(reply)) => return Some(reply),
+                #[cfg(test)]
+                Ok(Ask::Fail) => panic!("as the test wants it"),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
             self.journal.handle_timeout(Instant::now());
             self.tell_events();
         }
+    }
+
+    fn close(mut self, reply: &SyncSender<Closed>) {
+        if self.evicted_packets > 0 {
+            let shown = self.directory.display();
+            info!("spool {shown}: {} packets were evicted in all", self.evicted_packets);
+        }
+        let packets = self.journal.unacknowledged_packets();
+        let closed = self.journal.close();
+        if let Err(problem) = &closed {
+            error!("spool {}: {}", self.directory.display(), crate::text(problem));
+        }
+        let _ = reply.send(Closed { packets, is_durable: closed.is_ok() });
     }
 
     fn serve(&mut self, request: SpoolRequest) {
@@ -242,5 +296,51 @@ impl Server {
 
     fn reply(&self, reply: SpoolReply) {
         self.handover.send(Handed::Spool(reply));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block() -> PackedBlock {
+        let pool = Pool::new(1 << 20);
+        let mut packer =
+            wire::pack::Packer::new(StreamKey::default(), pool, 64 << 10, wire::pack::Compression::None);
+        packer.push(0, 1, 10, [&[0; 10][..]], &[]).expect("room");
+        packer.seal().expect("a packet")
+    }
+
+    /// Whatever was asked before and after the failure is answered, so that nothing waits for it.
+    #[test]
+    fn a_spool_thread_that_fails_answers_all_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = wire::journal::Config {
+            directory: directory.path().to_owned(),
+            cap_bytes: 64 << 20,
+            segment_bytes: None,
+        };
+        let (journal, _) = Journal::open(&config, wire::journal::RealFs, Instant::now()).expect("opens");
+        let (_poll, handover, handed) = crate::uplink::Sender::channel().expect("a poll");
+        let thread =
+            SpoolThread::start(directory.path(), journal, Pool::new(1 << 20), handover).expect("starts");
+        let ask = |request| thread.ask(request);
+        ask(SpoolRequest::Append(block()));
+        thread.fail();
+        ask(SpoolRequest::Append(block()));
+        ask(SpoolRequest::Read);
+        let replies: Vec<_> = (0..3).map(|_| handed.recv_timeout(Duration::from_secs(10))).collect();
+        assert!(
+            matches!(
+                replies[..],
+                [
+                    Ok(Handed::Spool(SpoolReply::Appended(true))),
+                    Ok(Handed::Spool(SpoolReply::Appended(false))),
+                    Ok(Handed::Spool(SpoolReply::Loaded(Loaded::End)))
+                ]
+            ),
+            "{replies:?}"
+        );
+        assert!(!thread.close().is_durable);
     }
 }

@@ -311,7 +311,8 @@ impl Sender {
         if let Some(at) = self.uplink.poll_timeout() {
             until = until.min(self.started + Duration::from_millis(at));
         }
-        for at in [self.stop_at, self.spool_until, Some(self.watch_at)].into_iter().flatten() {
+        // What is not sent by `stop_at` is spooled until `spool_until`.
+        for at in [self.spool_until.or(self.stop_at), Some(self.watch_at)].into_iter().flatten() {
             until = until.min(at.max(now));
         }
         if let Some(detector) = &self.detector {

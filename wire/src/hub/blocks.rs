@@ -257,6 +257,14 @@ impl Hub {
         if viewer.controls_due > 0 {
             return None; // they go first, and then wake the connection again
         }
+        if !viewer.is_worker() && viewer.in_flight_count() >= IN_FLIGHT_MAX {
+            // What it does not settle would be kept here for ever, and unsettled for the sniffers.
+            if !std::mem::replace(&mut viewer.is_mute, true) {
+                let reason = format!("has not said of {IN_FLIGHT_MAX} data messages that they have arrived");
+                self.outputs.push_back(Output::Close { peer, reason });
+            }
+            return None;
+        }
         let (has_queued, is_behind) = (!viewer.is_empty(), !viewer.behind.is_empty());
         let delivery = match viewer.lanes.choose(has_queued, is_behind) {
             Some(Lane::Live) => viewer.pop(),

@@ -52,6 +52,10 @@ const PREDECESSORS_MAX: usize = 64;
 /// Notices of one stream that wait for their gap, at most.
 const NOTICES_MAX: usize = 4096;
 
+/// Data messages that are with a viewer's connection before it says that they have arrived, at most. What the
+/// kernels and the network hold is less, if they are as short as can be.
+const IN_FLIGHT_MAX: usize = 1 << 18;
+
 /// State of a stream whose sniffer's connection is lost.
 const AWAY: &str = "away";
 /// Why a stream ends for a viewer that comes back when it had been given up.

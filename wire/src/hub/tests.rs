@@ -515,3 +515,20 @@ fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
     hub.handle_data_sent(VIEWER, 1);
     assert!(outputs(&mut hub).iter().any(tells_gone));
 }
+
+#[test]
+fn a_viewer_that_never_says_what_arrived_is_closed() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    outputs(&mut hub);
+    let (mut sent, mut closed) = (0, Vec::new());
+    for _ in 0..=IN_FLIGHT_MAX {
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+        sent += sequences(&mut hub, VIEWER).len();
+        closed.extend(outputs(&mut hub).into_iter().filter(|one| matches!(one, Output::Close { .. })));
+    }
+    assert_eq!(sent, IN_FLIGHT_MAX);
+    assert!(matches!(closed[..], [Output::Close { peer: VIEWER, .. }]), "{closed:?}");
+    hub.remove_peer(VIEWER, 0);
+    assert_eq!(acked(&mut hub), (1 + IN_FLIGHT_MAX as u64, 1 + IN_FLIGHT_MAX as u64));
+}

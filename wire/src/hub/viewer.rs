@@ -77,6 +77,8 @@ pub(super) struct Viewer {
     /// Handed to the connection, and not arrived as far as the viewer has said: of which stream, and
     /// what it settles.
     in_flight: VecDeque<(StreamKey, Option<u64>)>,
+    /// It does not say what has arrived, and is to be closed.
+    pub is_mute: bool,
     /// Data messages that have arrived.
     arrived: u64,
     /// Data messages handed to TCP.
@@ -109,6 +111,7 @@ impl Viewer {
             queue: VecDeque::new(),
             queued_bytes: 0,
             in_flight: VecDeque::new(),
+            is_mute: false,
             arrived: 0,
             data_sent: 0,
             joined: HashSet::new(),
@@ -202,6 +205,11 @@ impl Viewer {
     /// What was handed to the connection and not yet to TCP.
     fn unsent(&self) -> impl Iterator<Item = &(StreamKey, Option<u64>)> {
         self.in_flight.iter().skip(self.data_sent.saturating_sub(self.arrived) as usize)
+    }
+
+    /// Data messages that have not arrived as far as it has said.
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Nothing waits here.

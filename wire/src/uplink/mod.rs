@@ -50,6 +50,9 @@ const BACKLOG_GRACE_MS: u64 = 15_000;
 const SMALL_BYTES: usize = 64 << 10;
 /// A stream that has more than this to send when the line is back is succeeded.
 const SUCCESSION_BYTES: usize = 1 << 20;
+/// Streams of which only the end is to be told, at a time: they may be more than a connection or a relay
+/// takes at once.
+const CUTS_MAX: usize = 256;
 /// A stream is not succeeded before it is so old: else a line that is too slow made ever more of them.
 const SUCCESSION_MS: u64 = 1_000;
 
@@ -205,6 +208,15 @@ pub struct Uplink {
     instance: Option<Epoch>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
+    /// Streams of which something is retained here, or that go on. There may be very many of which the
+    /// spool has all.
+    busy: BTreeSet<StreamKey>,
+    /// Streams of which the relay may not have received all that was sent.
+    unreceived: BTreeSet<StreamKey>,
+    /// Streams whose end was thrown away, and is to be told.
+    cuts: BTreeSet<StreamKey>,
+    /// Those of them that are told at present.
+    cuts_under_way: BTreeSet<StreamKey>,
 }
 
 impl Uplink {
@@ -235,6 +247,10 @@ impl Uplink {
             window_bytes: None,
             instance: None,
             successions: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            unreceived: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            cuts_under_way: BTreeSet::new(),
         }
     }
 
@@ -247,6 +263,7 @@ impl Uplink {
             entry.or_insert_with(|| Stream::new(announcement.clone(), Lane::Live, false, self.now_ms));
         stream.announcement = Announcement { backlog: stream.lane == Lane::Backlog, ..announcement };
         stream.announced = false;
+        self.busy.insert(key);
         if let Some(predecessor) = predecessor {
             self.make_backlog(predecessor);
         }
@@ -321,6 +338,7 @@ impl Uplink {
         self.is_pace_told = false;
         self.backlog_in_flight_bytes = 0;
         self.successions.clear();
+        self.unreceived.clear();
         for stream in self.streams.values_mut() {
             (stream.announced, stream.is_description_given) = (false, false);
             stream.awaits_ack = stream.sent > 0 || stream.is_former;
@@ -388,6 +406,9 @@ impl Uplink {
         stream.handle_received(received, settled);
         stream.settled = settled;
         stream.awaits_ack = false;
+        if stream.told.next_sequence <= stream.received.next_sequence {
+            self.unreceived.remove(&key);
+        }
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
@@ -411,6 +432,10 @@ impl Uplink {
         if self.streams.get(&key).is_some_and(is_done)
             && let Some(stream) = self.streams.remove(&key)
         {
+            self.busy.remove(&key);
+            self.unreceived.remove(&key);
+            self.cuts.remove(&key);
+            self.cuts_under_way.remove(&key);
             stream.lost.0.iter().for_each(|(stage, loss)| {
                 self.lost_of_done.add(*stage, loss.packets, loss.bytes);
             });
@@ -434,10 +459,11 @@ impl Uplink {
     }
 
     /// Announces a stream of which there is something to say. What only the spool has is announced
-    /// when it comes back: after a long outage there may be more streams than a relay takes at a time.
+    /// when it comes back, and what it threw away by and by: after a long outage there may be more
+    /// streams than a relay takes at a time.
     fn announce(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        let is_due = stream.lane == Lane::Live || stream.cut_at.is_some() || stream.has_sendable();
+        let is_due = stream.lane == Lane::Live || self.cuts_under_way.contains(&key) || stream.has_sendable();
         if self.state == State::Streaming && is_due && !stream.announced && !stream.is_done() {
             stream.announced = true;
             self.control.push_back(Control::Stream(stream.announcement.clone()));
@@ -484,7 +510,7 @@ impl Uplink {
     fn has_unreceived(&self) -> bool {
         let is_unreceived =
             |one: &Stream| !one.awaits_ack && one.told.next_sequence > one.received.next_sequence;
-        self.streams.values().any(is_unreceived)
+        self.unreceived.iter().filter_map(|key| self.streams.get(key)).any(is_unreceived)
     }
 
     /// The line moves again: what was spooled of live streams meanwhile is backlog from now on.

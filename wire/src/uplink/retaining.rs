@@ -33,6 +33,7 @@ impl Uplink {
             return;
         }
         self.totals.retained_bytes += bytes;
+        self.busy.insert(key);
         if place == Place::ToSpool {
             self.spool.push(key, sequence);
         } else if !matches!(self.state, State::Offline(_)) {
@@ -87,7 +88,8 @@ impl Uplink {
     /// Gives up blocks in memory until at most `target_bytes` remain: first those the relay has
     /// received; then, without a spool that takes them, the oldest, which are lost and counted.
     pub fn relieve(&mut self, target_bytes: usize) {
-        for stream in self.streams.values_mut() {
+        for key in &self.busy {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
             let mut at = 0;
             while self.totals.retained_bytes > target_bytes
                 && let Some(one) = stream.retained.get(at)
@@ -113,7 +115,8 @@ impl Uplink {
         }
         let stage = if self.spool.has_failed() { Stage::SpoolFailed } else { Stage::NoBuffer };
         while self.totals.retained_bytes > target_bytes {
-            let oldest = self.streams.iter().filter_map(|(key, stream)| {
+            let oldest = self.busy.iter().filter_map(|key| {
+                let stream = self.streams.get(key)?;
                 let at = stream.retained.iter().position(is_droppable)?;
                 Some((stream.retained[at].arrival, *key, at))
             });

@@ -41,6 +41,7 @@ impl Uplink {
         stream.told = one.block.end();
         stream.is_placed |= one.block.header().packet_count > 0;
         stream.sent = stream.sent.max(stream.told.next_sequence);
+        self.unreceived.insert(key);
         match lane {
             Lane::Live => self.live.pop(),
             Lane::Backlog => {

@@ -10,6 +10,9 @@ const RETRY_MS: u64 = 5_000;
 const READ_RETRY_MS: u64 = 20;
 /// Reads that are under way at a time.
 const READS_MAX: usize = 4;
+/// Blocks that came back and are not settled, at most: each may be of a stream of its own, and a relay
+/// takes so many streams at a time.
+const LOADED_MAX: usize = 2048;
 /// Share of the memory for blocks on their way to the spool, and as much for those that came back.
 const MEMORY_SHARE: usize = 8;
 /// Descriptions of streams of which nothing else was loaded yet, at most.
@@ -177,7 +180,13 @@ impl Uplink {
         let is_streaming = self.state == State::Streaming && !self.is_stuck;
         let mut moved = Vec::new();
         let mut cut = Vec::new();
-        for (key, stream) in &mut self.streams {
+        // Nothing is to be done of those of which the spool has all, and they are no longer looked at.
+        self.busy.retain(|key| {
+            let go_on = |one: &Stream| one.end_sequence.is_none() && !one.is_former;
+            self.streams.get(key).is_some_and(|one| !one.retained.is_empty() || go_on(one))
+        });
+        for key in &self.busy {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
             let was_moved = moved.len();
             // What the relay has is safe as long as the line stands. But where something behind it
             // goes to the spool it goes too: it must come back in sequence.
@@ -244,6 +253,7 @@ impl Uplink {
             && self.spool.may_have
             && self.spool.read_retry_at.is_none()
             && self.spool.reading < READS_MAX
+            && self.spool.loaded.len() < LOADED_MAX
             && self.spool.loaded_bytes < self.spool.share_bytes;
         if may_read {
             self.spool.reading += 1;
@@ -408,7 +418,8 @@ impl Uplink {
         stream.add_dropped(evicted.begin, evicted.end, Stage::SpoolEvicted);
         if evicted.has_end {
             stream.cut_at = Some(evicted.end);
-            self.announce(key);
+            self.cuts.insert(key);
+            self.forget_if_done(key);
         }
     }
 
@@ -417,19 +428,27 @@ impl Uplink {
         if self.state != State::Streaming {
             return;
         }
+        while self.cuts_under_way.len() < CUTS_MAX
+            && let Some(key) = self.cuts.pop_first()
+        {
+            self.cuts_under_way.insert(key);
+            self.announce(key);
+        }
         // Not before the relay has everything that was sent: this would overtake it.
-        let is_over = |one: &&mut Stream| {
+        let is_over = |one: &Stream| {
             let is_received = one.received.next_sequence >= one.told.next_sequence;
             let is_heard = one.announced && !one.awaits_ack && !one.is_cut_told;
             is_heard && is_received && one.cut_at.is_some() && one.retained.is_empty()
         };
-        for stream in self.streams.values_mut().filter(is_over) {
+        for key in &self.cuts_under_way {
+            let Some(stream) = self.streams.get_mut(key).filter(|one| is_over(one)) else { continue };
             let Some(end) = stream.cut_at else { continue };
             self.control.extend(stream.notices_before(end));
             let reason = "its end was thrown away when the spool was full".to_owned();
             self.control.push_back(Control::End { place: end, reason });
             stream.sent = stream.sent.max(end.next_sequence);
             stream.is_cut_told = true;
+            self.unreceived.insert(*key);
         }
     }
 }

@@ -267,3 +267,71 @@ fn a_later_run_finds_a_description_before_the_blocks() {
     });
     assert_eq!(appended.take(2).collect::<Vec<_>>(), [0, 1]);
 }
+
+/// The spool threw away more streams than a relay takes at a time: they are told of by and by.
+#[test]
+fn streams_that_were_thrown_away_are_told_by_and_by() {
+    const COUNT: u32 = 10_000;
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    for stream in 0..COUNT {
+        let begin = Cursor { key: StreamKey { epoch: Epoch(4), stream }, ..Cursor::default() };
+        let end = Cursor { next_sequence: 2, packets: 1, bytes: 100, ..begin };
+        uplink.handle_evicted(Evicted { begin, end, has_end: true });
+    }
+    uplink.handle_connected(0, 0);
+    assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
+    let welcome =
+        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0 };
+    uplink.handle_control(welcome, 0).expect("in turn");
+    let (mut ended, mut lost) = (0, 0);
+    loop {
+        let controls: Vec<_> = std::iter::from_fn(|| uplink.poll_control()).collect();
+        assert!(controls.len() < 1024, "{} at once", controls.len());
+        if controls.is_empty() {
+            break;
+        }
+        for control in controls {
+            let (received, settled) = match control {
+                Control::Stream(Announcement { key, .. }) => (Cursor { key, ..Cursor::default() }, 0),
+                Control::End { place, .. } => {
+                    ended += 1;
+                    (place, place.next_sequence)
+                }
+                Control::Skipped { packets, .. } => {
+                    lost += packets;
+                    continue;
+                }
+                _ => continue,
+            };
+            let streams = vec![StreamAck { received, settled }];
+            uplink.handle_control(Control::Ack { streams }, 0).expect("plausible");
+        }
+    }
+    assert_eq!((ended, lost), (COUNT, u64::from(COUNT)));
+    assert_eq!(std::iter::from_fn(|| uplink.poll_done()).count(), COUNT as usize);
+}
+
+/// With very many streams in the spool, as after days of a line that is too slow, they are not looked at in every turn.
+#[test]
+fn streams_that_only_the_spool_has_are_not_looked_at() {
+    const COUNT: u32 = 50_000;
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    let pool = Pool::new(1 << 30);
+    for stream in 0..COUNT {
+        let key = StreamKey { epoch: Epoch(5), stream };
+        let mut packer = Packer::new(key, pool.clone(), 1 << 10, Compression::None);
+        uplink.handle_announcement(Announcement { key, ..Announcement::default() });
+        let report = crate::ledger::Report::default();
+        uplink.handle_block(packer.seal_json(Kind::Report, &report, 0, true).expect("room"));
+        if stream % 64 == 63 {
+            uplink.handle_timeout(SPOOL_DELAY_MS); // away for so long that it is spooled
+            while let Some(request) = uplink.poll_spool() {
+                if matches!(request, SpoolRequest::Append(_)) {
+                    uplink.handle_appended(true);
+                }
+            }
+        }
+    }
+    uplink.handle_timeout(SPOOL_DELAY_MS);
+    assert!(uplink.busy.len() < 100, "{}", uplink.busy.len());
+}
