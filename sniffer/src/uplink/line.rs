@@ -123,6 +123,11 @@ impl Sender {
             warn!("relay {}: {why}; capture goes on, trying again", self.url);
             self.last_failure = Some(why);
         }
+        // A connection that is lost at once (to another run that took it over, say) is no reason to hurry.
+        let has_stood = |at: Instant| now.saturating_duration_since(at) >= STABLE_TIME;
+        if self.connected_at.take().is_some_and(has_stood) {
+            self.retry_time = RETRY_TIME_MIN;
+        }
         // Many sniffers that lost the same relay must not come back all at once.
         let jitter = f64::from(wall_ns() as u32 % 1000) / 1000.0;
         self.retry_at = now + self.retry_time.mul_f64(0.5 + jitter / 2.0);
@@ -177,7 +182,7 @@ impl Sender {
             self.addresses.clear();
             self.has_been_connected = true;
             self.last_failure = None;
-            self.retry_time = RETRY_TIME_MIN;
+            self.connected_at = Some(now);
         }
         let is_held = self.detector.as_ref().is_some_and(FeedbackDetector::is_holding);
         loop {

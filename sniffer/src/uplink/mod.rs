@@ -46,6 +46,8 @@ const LINKS: Token = Token(2);
 /// First and longest pause before another attempt to connect.
 const RETRY_TIME_MIN: Duration = Duration::from_millis(250);
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
+/// A connection that held for this long was a good one: the next attempt comes soon.
+const STABLE_TIME: Duration = Duration::from_secs(5);
 /// Longest sleep of the loop.
 const TICK: Duration = Duration::from_millis(500);
 /// Time at the end for what is captured to be sent and settled; what is not by then is spooled.
@@ -111,6 +113,7 @@ pub struct Sender {
     connection: Option<Connection>,
     retry_at: Instant,
     retry_time: Duration,
+    connected_at: Option<Instant>,
     /// The last failure to connect, so that each is said once.
     last_failure: Option<String>,
     has_been_connected: bool,
@@ -217,6 +220,7 @@ impl Sender {
             connection: None,
             retry_at: Instant::now(),
             retry_time: RETRY_TIME_MIN,
+            connected_at: None,
             last_failure: None,
             has_been_connected: false,
             first_connection_must_succeed: is_file,
