@@ -64,6 +64,9 @@ impl Dropped {
         let now = (self.packets_after(received), self.bytes_after(received));
         let more = (now.0.saturating_sub(self.counted.0), now.1.saturating_sub(self.counted.1));
         self.counted = (self.counted.0 + more.0, self.counted.1 + more.1);
+        if self.stage == Stage::RelayRestarted {
+            return; // it was sent, and may have arrived: only viewers know
+        }
         lost.add(self.stage, more.0, more.1);
     }
 
