@@ -19,6 +19,8 @@ use crate::handover::{Handed, Handover};
 
 /// Longest sleep.
 const TICK: Duration = Duration::from_secs(1);
+/// The same trouble is said again after this time.
+const REPEAT_TIME: Duration = Duration::from_secs(60);
 /// Time for the journal to be made durable at the end.
 const CLOSE_TIME: Duration = Duration::from_secs(10);
 
@@ -76,6 +78,7 @@ impl SpoolThread {
             has_failed: false,
             has_failed_to_read: false,
             evicted_packets: 0,
+            trouble: None,
             unanswered: None,
         };
         let run = move || server.run_guarded(&receiver);
@@ -124,6 +127,8 @@ struct Server {
     has_failed: bool,
     has_failed_to_read: bool,
     evicted_packets: u64,
+    /// What was said last of something that is tried again, and when.
+    trouble: Option<(String, Instant)>,
     /// What is answered when that fails which is being served.
     unanswered: Option<SpoolReply>,
 }
@@ -286,7 +291,15 @@ impl Server {
                 JournalEvent::SyncFailed { from, to, reason } => {
                     warn!("spool {shown}: sync failed from {from} to {to}: {reason}");
                 }
-                JournalEvent::Trouble { text } => warn!("spool {shown}: {text}"),
+                JournalEvent::Trouble { text } => {
+                    // What is tried again each second fails the same way each time.
+                    let is_new =
+                        |(said, at): &(String, Instant)| *said != text || at.elapsed() >= REPEAT_TIME;
+                    if self.trouble.as_ref().is_none_or(is_new) {
+                        warn!("spool {shown}: {text}");
+                        self.trouble = Some((text, Instant::now()));
+                    }
+                }
             }
         }
         if !gone.is_empty() {
