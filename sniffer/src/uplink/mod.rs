@@ -47,7 +47,7 @@ const LINKS: Token = Token(2);
 const RETRY_TIME_MIN: Duration = Duration::from_millis(250);
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
 /// A connection that held for this long was a good one: the next attempt comes soon.
-const STABLE_TIME: Duration = Duration::from_secs(5);
+const STABLE_TIME: Duration = Duration::from_secs(1);
 /// Longest sleep of the loop.
 const TICK: Duration = Duration::from_millis(500);
 /// Time at the end for what is captured to be sent and settled; what is not by then is spooled.
