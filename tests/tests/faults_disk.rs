@@ -129,6 +129,7 @@ fn a_disk_that_somebody_else_filled_is_used_again_when_there_is_room() {
     assert_eq!((sniffer.code(), offered, packed), (0, sent, sent - dropped));
     drop(relay);
     let account = Account::new(sent, &wide.path("out"), &viewer.wait_within(LONG));
-    account.assert_exact_at(&["sniffer memory", "spool failed", "kernel ring"]);
+    // The second outage may fill what the disk holds.
+    account.assert_exact_at(&["sniffer memory", "spool failed", "spool evicted", "kernel ring"]);
     assert!(account.counted() > 0, "it was more than memory holds: {account}");
 }
