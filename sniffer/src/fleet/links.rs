@@ -77,7 +77,6 @@ impl Fleet {
     }
 
     /// Looks after what no event told of: call it about every second.
-    #[allow(dead_code)] // for the sending thread's loop
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_stopped {
             return;

@@ -350,7 +350,6 @@ impl Fleet {
     }
 
     /// The capture threads that run: their names, and a number of each that moves at least once a second.
-    #[allow(dead_code)] // for the watchdog
     pub fn beats(&self) -> Vec<(&str, u64)> {
         self.threads.iter().filter_map(|thread| Some((thread.name(), thread.beats()?))).collect()
     }
@@ -362,7 +361,6 @@ impl Fleet {
 
     /// Ends these streams and has their rings go on under new numbers, whose descriptions name them
     /// as predecessors. Nothing happens to the packets on their way, nor to streams that have ended.
-    #[allow(dead_code)] // for the sending thread, when the line was cut
     pub fn succeed(&self, streams: &[u32]) {
         if !streams.is_empty() {
             self.threads.iter().for_each(|thread| thread.succeed(streams));

@@ -205,7 +205,6 @@ pub struct Uplink {
     backlog_in_flight_bytes: usize,
     is_pace_told: bool,
     window_bytes: Option<u64>,
-    instance: Option<Epoch>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
     /// Streams of which something is retained here, or that go on. There may be very many of which the
@@ -245,7 +244,6 @@ impl Uplink {
             backlog_in_flight_bytes: 0,
             is_pace_told: false,
             window_bytes: None,
-            instance: None,
             successions: BTreeSet::new(),
             busy: BTreeSet::new(),
             unreceived: BTreeSet::new(),
@@ -353,7 +351,7 @@ impl Uplink {
     /// A control message of the relay.
     pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), UplinkError> {
         match control {
-            Control::Welcome { protocol, instance, .. } => {
+            Control::Welcome { protocol, .. } => {
                 if self.state != State::AwaitWelcome {
                     return Err(UplinkError::OutOfTurn { what: "a second welcome" });
                 }
@@ -362,7 +360,6 @@ impl Uplink {
                 }
                 self.state = State::Streaming;
                 self.progress_ms = self.now_ms;
-                self.instance = Some(instance);
                 self.backlog_held_until = self.now_ms + BACKLOG_GRACE_MS;
                 for key in self.streams.keys().copied().collect::<Vec<_>>() {
                     self.announce(key);
