@@ -1,0 +1,201 @@
+//! Streams that are announced, and the viewers that are joined to them.
+
+use super::*;
+
+impl Hub {
+    /// A publisher announces a stream, or that its table has grown.
+    pub fn handle_stream(&mut self, peer: PeerId, announcement: Announcement) -> Result<(), HubError> {
+        let Some(publisher) = self.publishers.get(&peer) else {
+            return Err(HubError::NotPublisher { what: "a stream" });
+        };
+        let Announcement { key, mut interfaces, filter, opened_ns, predecessor, backlog } = announcement;
+        if key.epoch != publisher.epoch {
+            // Of an earlier run, whose spool is drained. That run must be over.
+            let is_its =
+                |(of, one): (&PeerId, &Publisher)| *of != peer && !one.is_worker && one.epoch == key.epoch;
+            if self.publishers.iter().any(is_its) {
+                return Err(HubError::Foreign { key });
+            }
+        }
+        if interfaces.is_empty()
+            && let Some(known) = self.streams.get(&key)
+        {
+            interfaces = known.status.interfaces.clone(); // the spool no longer knows
+        }
+        let status = StreamStatus {
+            key,
+            name: publisher.name.clone(),
+            interfaces,
+            filter,
+            opened_ns,
+            predecessor,
+            backlog,
+            address: publisher.address.clone(),
+            ..StreamStatus::default()
+        };
+        if !self.streams.contains_key(&key) {
+            let is_its = |one: &&Stream| {
+                one.publisher == Some(peer) && !matches!(one.state, State::Ended | State::GivenUp)
+            };
+            let own = self.streams.values().filter(is_its).count();
+            if own >= STREAMS_PER_PUBLISHER_MAX {
+                return Err(HubError::TooManyStreams);
+            }
+        }
+        self.open_stream(peer, status, 0);
+        self.owe_ack(peer, key); // tells after a cut how far we are
+        Ok(())
+    }
+
+    /// An upstream worker joined us to one of its streams, or says that its sniffer is away.
+    pub fn handle_join(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
+        let (key, is_away) = (status.key, status.state == AWAY);
+        self.open_stream(peer, status, next_sequence);
+        if is_away
+            && let Some(stream) = self.streams.get_mut(&key)
+            && stream.state == State::Live
+        {
+            stream.state = State::Away(u64::MAX); // its owner decides when it is given up
+        }
+    }
+
+    pub(super) fn open_stream(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
+        let key = status.key;
+        let stream = self.streams.entry(key).or_insert_with(|| Stream {
+            status: status.clone(),
+            state: State::Live,
+            publisher: None,
+            description: None,
+            end: None,
+            cut: None,
+            is_started: false,
+            notices: VecDeque::new(),
+            next_sequence: (next_sequence > 0).then_some(next_sequence),
+            settled: next_sequence,
+            pending: VecDeque::new(),
+            subscribers: Vec::new(),
+        });
+        let former = stream.publisher.replace(peer);
+        let has_changed =
+            stream.status.interfaces != status.interfaces || stream.status.backlog != status.backlog;
+        let is_revived = stream.state == State::GivenUp;
+        if stream.state != State::Ended {
+            stream.state = State::Live;
+        }
+        // Another worker says where a stream begins that it got in the middle. Only descriptions
+        // can be under way between us, so nothing is overtaken.
+        let begins = !stream.is_started && next_sequence > stream.next_sequence.unwrap_or(0);
+        if begins {
+            stream.next_sequence = Some(next_sequence);
+            (stream.status.packets, stream.status.bytes) = (status.packets, status.bytes);
+        }
+        stream.status = StreamStatus {
+            packets: stream.status.packets,
+            bytes: stream.status.bytes,
+            viewers: stream.status.viewers,
+            ..status
+        };
+        // Only a first join, or one that says where a stream begins, names a block.
+        let begins_at = if begins { next_sequence } else { 0 };
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let is_worker = self.viewers.get(&to).is_some_and(Viewer::is_worker);
+            if is_worker && (former != Some(peer) || has_changed) {
+                self.tell(to, Control::Join { status: status.clone(), next_sequence: 0 });
+            }
+            if former != Some(peer) {
+                self.taker_joined(peer, to);
+            }
+        }
+        if is_revived {
+            self.ended.retain(|ended| *ended != key);
+        }
+        if is_revived || begins {
+            self.join_again(key, begins_at);
+        }
+        let mut viewers: Vec<PeerId> = self.viewers.keys().copied().collect();
+        viewers.sort_unstable();
+        for viewer in viewers {
+            self.join(viewer, key);
+        }
+    }
+
+    /// Tells those who have joined a stream that it is live again, or where it begins after all.
+    pub(super) fn join_again(&mut self, key: StreamKey, next_sequence: u64) {
+        let Some(stream) = self.streams.get(&key) else { return };
+        let status = stream.status.clone();
+        for to in stream.subscribers.clone() {
+            let Some(viewer) = self.viewers.get_mut(&to) else { continue };
+            viewer.revive(key);
+            self.tell(to, Control::Join { status: status.clone(), next_sequence });
+        }
+    }
+
+    /// Joins a viewer to a stream if it wants it and has not joined yet.
+    pub(super) fn join(&mut self, peer: PeerId, key: StreamKey) -> bool {
+        let (Some(viewer), Some(stream)) = (self.viewers.get(&peer), self.streams.get(&key)) else {
+            return false;
+        };
+        let knows = !viewer.is_worker() && self.knows(viewer, &stream.status);
+        if stream.status.backlog && !viewer.is_worker() && !knows {
+            return false;
+        }
+        // A stream that began while a viewer was away is its from the beginning.
+        let came_back = !viewer.cursors.is_empty();
+        let is_new_to_it = came_back && (viewer.knows_epoch(key.epoch) || knows);
+        let (Some(viewer), Some(stream)) = (self.viewers.get_mut(&peer), self.streams.get_mut(&key)) else {
+            return false;
+        };
+        let begin = Cursor { key, ..Cursor::default() };
+        let cursor = viewer.cursors.get(&key).copied().or(is_new_to_it.then_some(begin));
+        // A worker takes what is ours, not what it or another worker gave us.
+        let from_worker = stream
+            .publisher
+            .and_then(|publisher| self.publishers.get(&publisher))
+            .is_some_and(|publisher| publisher.is_worker);
+        let place = stream.place();
+        // One that comes back wants the rest of a stream that has ended meanwhile.
+        let is_behind = cursor.is_some_and(|cursor| cursor.next_sequence < place.next_sequence);
+        let is_over = matches!(stream.state, State::Ended | State::GivenUp);
+        if (is_over && !is_behind) || !viewer.wants(&stream.status, from_worker) || !viewer.join(key) {
+            return false;
+        }
+        let gone = match stream.state {
+            State::GivenUp => Some(GIVEN_UP.to_owned()),
+            _ => stream.cut.clone(),
+        };
+        stream.subscribers.push(peer);
+        stream.status.viewers = stream.subscribers.len() as u32;
+        let mut status = stream.status.clone();
+        let from = cursor.unwrap_or(place);
+        (status.packets, status.bytes) = (from.packets, from.bytes);
+        let mut controls = vec![Control::Join { status, next_sequence: from.next_sequence }];
+        controls.extend(stream.notices.iter().cloned());
+        if let Some(cursor) = cursor {
+            viewer.come_back(cursor, is_behind, self.recent.first_number());
+        }
+        if let Some(behind) = viewer.behind.get_mut(&key) {
+            for notice in &stream.notices {
+                behind.tell(notice);
+            }
+        }
+        let description = stream.description.as_ref().filter(|_| !is_behind);
+        let has_description = description.is_some();
+        if let Some(description) = description {
+            viewer.push_again(key, description.clone(), true);
+        }
+        if let Some(publisher) = stream.publisher {
+            self.taker_joined(publisher, peer);
+        }
+        for control in controls {
+            self.tell(peer, control);
+        }
+        if has_description || is_behind {
+            self.outputs.push_back(Output::Data { to: peer });
+        }
+        if let (Some(reason), Some(viewer)) = (gone, self.viewers.get_mut(&peer)) {
+            viewer.give_up(key, reason);
+        }
+        true
+    }
+}
