@@ -220,6 +220,7 @@ pub fn hello(role: Role, name: &str, epoch: u64) -> Control {
         home: Epoch(epoch),
         agent: "a test".to_owned(),
         clock_ns: wall_ns(),
+        token: None,
     }
 }
 

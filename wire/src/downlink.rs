@@ -15,6 +15,7 @@ use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::{Description, INTERFACES_MAX};
 use crate::ledger::{Losses, Report, Stage};
 use crate::message::{Control, Cursor, Envelope, MessageError, PROTOCOL, Role, Selection, StreamStatus};
+use crate::secret::Secret;
 
 /// Most notices of one stream that wait for the gap they explain.
 const NOTICES_MAX: usize = 4096;
@@ -119,6 +120,7 @@ struct Notice {
 #[derive(Debug)]
 pub struct Downlink {
     agent: String,
+    token: Option<Secret>,
     selection: Option<Selection>,
     streams: BTreeMap<StreamKey, StreamState>,
     control: VecDeque<Control>,
@@ -137,6 +139,7 @@ impl Downlink {
     pub fn new(agent: String, selection: Option<Selection>) -> Self {
         Self {
             agent,
+            token: None,
             selection,
             streams: BTreeMap::new(),
             control: VecDeque::new(),
@@ -147,6 +150,11 @@ impl Downlink {
             corrupt_blocks: 0,
             messages: 0,
         }
+    }
+
+    /// From the next connection on, this is what it proves itself with.
+    pub fn set_token(&mut self, token: Option<Secret>) {
+        self.token = token;
     }
 
     /// A connection is open, the first or one after a cut: says hello. What is known of the
@@ -165,6 +173,7 @@ impl Downlink {
             home: Epoch::default(),
             agent: self.agent.clone(),
             clock_ns,
+            token: self.token.clone(),
         });
     }
 

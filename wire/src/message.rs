@@ -27,6 +27,7 @@ use thiserror::Error;
 
 use crate::block::{Epoch, StreamKey};
 use crate::ledger::Stage;
+use crate::secret::Secret;
 
 /// Version of the messages; both ends must speak the same.
 pub const PROTOCOL: u32 = 1;
@@ -133,7 +134,7 @@ pub struct Announcement {
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[allow(missing_docs)] // fields are documented with the variants
 pub enum Control {
-    /// Client: who it is. `epoch` is a publisher's run.
+    /// Client: who it is. `epoch` is a publisher's run; `token` proves it, where the relay asks for one.
     Hello {
         protocol: u32,
         role: Role,
@@ -147,6 +148,8 @@ pub enum Control {
         home: Epoch,
         agent: String,
         clock_ns: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<Secret>,
     },
     /// Relay: accepted. `instance` is a fresh random number at each start of the relay.
     Welcome { protocol: u32, instance: Epoch, agent: String, clock_ns: u64 },
@@ -303,6 +306,7 @@ mod tests {
             home: Epoch(7),
             agent: "sniffer".into(),
             clock_ns: 5,
+            token: Some(Secret::new("t")),
         };
         assert_eq!(Control::from_json(&hello.to_json()).expect("parses"), hello);
         let newer = br#"{"type":"hello","protocol":1,"role":"subscribe","agent":"x","clock_ns":1,"new":[]}"#;

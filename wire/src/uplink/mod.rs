@@ -34,6 +34,7 @@ use crate::block::{Epoch, Kind, PackedBlock, StreamKey};
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::{Losses, Stage};
 use crate::message::{Announcement, Control, Cursor, Envelope, PROTOCOL, Role, StreamAck};
+use crate::secret::Secret;
 
 use spool::Spool;
 pub use spool::{Evicted, Loaded, SpoolRequest};
@@ -180,6 +181,7 @@ impl Queue {
 #[derive(Debug)]
 pub struct Uplink {
     config: UplinkConfig,
+    token: Option<Secret>,
     state: State,
     now_ms: u64,
     streams: BTreeMap<StreamKey, Stream>,
@@ -225,6 +227,7 @@ impl Uplink {
         Self {
             spool: Spool::new(config.has_spool, config.memory_bytes),
             config,
+            token: None,
             state: State::Offline(now_ms),
             now_ms,
             streams: BTreeMap::new(),
@@ -293,6 +296,11 @@ impl Uplink {
         }
     }
 
+    /// From the next connection on, this is what it proves itself with.
+    pub fn set_token(&mut self, token: Option<Secret>) {
+        self.token = token;
+    }
+
     /// The connection is open: says hello.
     pub fn handle_connected(&mut self, clock_ns: u64, now_ms: u64) {
         self.now_ms = now_ms;
@@ -318,6 +326,7 @@ impl Uplink {
             home: self.config.home,
             agent: self.config.agent.clone(),
             clock_ns,
+            token: self.token.clone(),
         });
     }
 
