@@ -238,7 +238,7 @@ impl Hub {
     /// A time mark of a publisher's idle stream, passed on to those who asked for marks.
     pub fn handle_mark(&mut self, peer: PeerId, epoch: Epoch, number: u32, complete_through_ns: u64) {
         let Some(publisher) = self.publishers.get(&peer) else { return };
-        let epoch = if publisher.is_worker { epoch } else { publisher.epoch };
+        let epoch = if publisher.is_worker { epoch } else { publisher.run.epoch };
         let key = StreamKey { epoch, stream: number };
         let Some(stream) = self.streams.get(&key) else { return };
         for to in stream.subscribers.iter().copied() {

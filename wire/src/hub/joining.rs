@@ -9,13 +9,18 @@ impl Hub {
             return Err(HubError::NotPublisher { what: "a stream" });
         };
         let Announcement { key, mut interfaces, filter, opened_ns, predecessor, backlog } = announcement;
-        if key.epoch != publisher.epoch {
+        if key.epoch != publisher.run.epoch {
             // Of an earlier run, whose spool is drained. That run must be over.
-            let is_its =
-                |(of, one): (&PeerId, &Publisher)| *of != peer && !one.is_worker && one.epoch == key.epoch;
+            let is_its = |(of, one): (&PeerId, &Publisher)| {
+                *of != peer && !one.is_worker && one.run.epoch == key.epoch
+            };
             if self.publishers.iter().any(is_its) {
                 return Err(HubError::Foreign { key });
             }
+        }
+        // Runs of one spool meet at the same worker, so what another worker has is another's.
+        if self.streams.get(&key).is_some_and(|known| known.owner != publisher.run.owner) {
+            return Err(HubError::Foreign { key });
         }
         if interfaces.is_empty()
             && let Some(known) = self.streams.get(&key)
@@ -24,7 +29,7 @@ impl Hub {
         }
         let status = StreamStatus {
             key,
-            name: publisher.name.clone(),
+            name: publisher.run.name.clone(),
             interfaces,
             filter,
             opened_ns,
@@ -61,8 +66,10 @@ impl Hub {
 
     pub(super) fn open_stream(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
         let key = status.key;
+        let owner = self.publishers.get(&peer).map(|publisher| publisher.run.owner.clone());
         let stream = self.streams.entry(key).or_insert_with(|| Stream {
             status: status.clone(),
+            owner: owner.unwrap_or_default(),
             state: State::Live,
             publisher: None,
             description: None,

@@ -100,6 +100,8 @@ pub enum HubError {
     UnknownStream { key: StreamKey },
     #[error("stream {key} is another sniffer's, which is connected")]
     Foreign { key: StreamKey },
+    #[error("run {epoch} belongs to another sniffer")]
+    Taken { epoch: Epoch },
     #[error("stream {key} has ended, but block {sequence} came")]
     Ended { key: StreamKey, sequence: u64 },
     #[error("stream {key}: a description or report of {found} bytes, at most {JSON_BYTES_MAX} are taken")]
@@ -123,12 +125,22 @@ pub struct HubConfig {
     pub recent_bytes: usize,
 }
 
+/// A run of a sniffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Under which name it proved itself; its streams are nobody else's.
+    pub owner: String,
+    /// The name that viewers see.
+    pub name: String,
+    /// The run.
+    pub epoch: Epoch,
+    /// The same for all runs of one spool.
+    pub home: Epoch,
+}
+
 #[derive(Debug)]
 struct Publisher {
-    name: String,
-    epoch: Epoch,
-    /// The same for all runs of one spool.
-    home: Epoch,
+    run: Run,
     address: String,
     is_worker: bool,
     acks_due: BTreeSet<StreamKey>,
@@ -141,9 +153,9 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn new(name: String, epoch: Epoch, home: Epoch, address: String, is_worker: bool) -> Self {
+    fn new(run: Run, address: String, is_worker: bool) -> Self {
         let (acks_due, takers) = (BTreeSet::new(), HashMap::new());
-        Self { name, epoch, home, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
+        Self { run, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
     }
 }
 
@@ -160,6 +172,8 @@ enum State {
 #[derive(Debug)]
 struct Stream {
     status: StreamStatus,
+    /// Who announced it first; empty if it is another worker's.
+    owner: String,
     state: State,
     publisher: Option<PeerId>,
     /// The last description block, for those who join.

@@ -3,35 +3,46 @@
 use super::*;
 
 impl Hub {
-    /// A sniffer said hello. An older connection of its epoch, or of its spool, is closed: `home` is
-    /// the same for all runs of one spool.
-    pub fn add_publisher(&mut self, peer: PeerId, name: String, epoch: Epoch, home: Epoch, address: String) {
-        let is_older = |one: &Publisher| !one.is_worker && (one.epoch == epoch || one.home == home);
-        let older: Vec<PeerId> =
-            self.publishers.iter().filter(|(_, one)| is_older(one)).map(|(peer, _)| *peer).collect();
-        for peer in older {
+    /// A sniffer said hello. An older connection of its epoch, or of its spool, is closed; one of
+    /// another owner is not, nor are the streams of another owner taken over: the newcomer is refused.
+    pub fn add_publisher(&mut self, peer: PeerId, run: Run, address: String) -> Result<(), HubError> {
+        let is_older =
+            |one: &Publisher| !one.is_worker && (one.run.epoch == run.epoch || one.run.home == run.home);
+        let older: Vec<(PeerId, &Publisher)> =
+            self.publishers.iter().filter(|(_, one)| is_older(one)).map(|(peer, one)| (*peer, one)).collect();
+        let is_foreign =
+            |key: &StreamKey, stream: &Stream| key.epoch == run.epoch && stream.owner != run.owner;
+        if older.iter().any(|(_, one)| one.run.owner != run.owner)
+            || self.streams.iter().any(|(key, stream)| is_foreign(key, stream))
+        {
+            return Err(HubError::Taken { epoch: run.epoch });
+        }
+        for peer in older.into_iter().map(|(peer, _)| peer).collect::<Vec<_>>() {
             let reason = "a newer connection of the same sniffer took over".to_owned();
             self.outputs.push_back(Output::Close { peer, reason });
             self.remove_publisher(peer, self.now_ms);
         }
-        self.publishers.insert(peer, Publisher::new(name, epoch, home, address, false));
+        self.publishers.insert(peer, Publisher::new(run, address, false));
+        Ok(())
     }
 
     /// Another worker, which takes all streams of our own and passes on its own.
     pub fn add_worker(&mut self, peer: PeerId, queue_bytes: usize) {
-        self.publishers.insert(peer, Publisher::new(String::new(), Epoch(0), Epoch(0), String::new(), true));
+        self.publishers.insert(peer, Publisher::new(Run::default(), String::new(), true));
         self.viewers.insert(peer, Viewer::worker(queue_bytes));
     }
 
     /// A viewer subscribed: every stream that matches is joined, from its next block on, or from where
-    /// `cursors` say that the viewer is.
+    /// `cursors` say that the viewer is. Of sniffers whose name no glob in `sees` matches it learns
+    /// nothing.
     pub fn add_viewer(
         &mut self,
         peer: PeerId,
         selection: &Selection,
+        sees: &[String],
         cursors: &[Cursor],
     ) -> Result<(), HubError> {
-        let matcher = Matcher::new(selection)?;
+        let matcher = Matcher::within(selection, sees)?;
         self.remove_viewer(peer);
         let mut viewer = Viewer::new(matcher, selection, self.config.viewer_queue_bytes);
         viewer.cursors = cursors.iter().map(|cursor| (cursor.key, *cursor)).collect();

@@ -23,6 +23,8 @@ pub enum SelectionError {
 /// A selection, compiled.
 #[derive(Clone, Debug)]
 pub struct Matcher {
+    /// What may be seen at all.
+    sees: Option<GlobSet>,
     sniffers: Option<GlobSet>,
     interfaces: Option<GlobSet>,
 }
@@ -30,12 +32,19 @@ pub struct Matcher {
 impl Matcher {
     /// Compiles the globs of `selection`.
     pub fn new(selection: &Selection) -> Result<Self, SelectionError> {
-        Ok(Self { sniffers: compile(&selection.sniffers)?, interfaces: compile(&selection.interfaces)? })
+        let (sniffers, interfaces) = (compile(&selection.sniffers)?, compile(&selection.interfaces)?);
+        Ok(Self { sees: None, sniffers, interfaces })
+    }
+
+    /// The same, but only what a glob in `sees` matches too. An empty list sees nothing.
+    pub fn within(selection: &Selection, sees: &[String]) -> Result<Self, SelectionError> {
+        Ok(Self { sees: Some(compile(sees)?.unwrap_or_default()), ..Self::new(selection)? })
     }
 
     /// Whether a stream has a matching sniffer and at least one matching interface.
     pub fn matches(&self, status: &StreamStatus) -> bool {
-        let sniffer = self.sniffers.as_ref().is_none_or(|globs| globs.is_match(&status.name));
+        let of_name = |globs: &Option<GlobSet>| globs.as_ref().is_none_or(|one| one.is_match(&status.name));
+        let sniffer = of_name(&self.sees) && of_name(&self.sniffers);
         let of_interest = |name: &String| self.matches_interface(name);
         sniffer && (self.interfaces.is_none() || status.interfaces.iter().any(of_interest))
     }
@@ -91,6 +100,27 @@ mod tests {
         assert!(matches(&[], &["eth?", "lo"], "x", &["wlan0", "lo"]));
         assert!(!matches(&[], &["eth?"], "x", &["wlan0"]));
         assert!(!matches(&[], &["eth?"], "x", &[]));
+    }
+
+    #[test]
+    fn a_selection_reaches_no_further_than_what_may_be_seen() {
+        let status = StreamStatus { name: "web-1".into(), ..StreamStatus::default() };
+        for (asked, sees, expected) in [
+            (None, vec!["*"], true),
+            (None, vec!["db-*", "web-1"], true),
+            (Some("web-*"), vec!["web-?"], true),
+            (Some("web-*"), vec!["db-*"], false),
+            (Some("db-*"), vec!["*"], false),
+            (None, vec![], false),
+        ] {
+            let selection = Selection {
+                sniffers: asked.map(str::to_owned).into_iter().collect(),
+                ..Selection::default()
+            };
+            let sees: Vec<String> = sees.into_iter().map(str::to_owned).collect();
+            let matcher = Matcher::within(&selection, &sees).expect("globs");
+            assert_eq!(matcher.matches(&status), expected, "{asked:?} within {sees:?}");
+        }
     }
 
     #[test]

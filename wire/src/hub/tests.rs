@@ -9,6 +9,14 @@ const VIEWER: PeerId = PeerId(2);
 const OTHER: PeerId = PeerId(3);
 const EPOCH: Epoch = Epoch(77);
 
+fn run(name: &str, epoch: Epoch) -> Run {
+    Run { owner: "us".into(), name: name.into(), epoch, home: epoch }
+}
+
+fn all() -> Vec<String> {
+    vec!["*".into()]
+}
+
 fn packer() -> Packer {
     Packer::new(StreamKey { epoch: EPOCH, stream: 0 }, Pool::new(1 << 30), 64 << 10, Compression::None)
 }
@@ -20,7 +28,7 @@ fn block(packer: &mut Packer, bytes: usize) -> Bytes {
 
 fn hub(viewer_queue_bytes: usize) -> Hub {
     let mut hub = Hub::new(HubConfig { viewer_queue_bytes, recent_bytes: 0 });
-    hub.add_publisher(SNIFFER, "host".into(), EPOCH, EPOCH, "[::1]:1".into());
+    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub
 }
@@ -51,7 +59,7 @@ fn acked(hub: &mut Hub) -> (u64, u64) {
 fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     let out = outputs(&mut hub);
     assert!(
         matches!(&out[0], Output::Control { to: VIEWER, control: Control::Join { next_sequence: 1, status } }
@@ -74,7 +82,7 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert_eq!(acked(&mut hub), (1, 1), "with no viewer at once");
     for viewer in [VIEWER, OTHER] {
-        hub.add_viewer(viewer, &Selection::default(), &[]).expect("globs");
+        hub.add_viewer(viewer, &Selection::default(), &all(), &[]).expect("globs");
     }
     outputs(&mut hub);
     for _ in 0..3 {
@@ -94,8 +102,8 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
 #[test]
 fn a_slow_viewer_skips_alone_and_is_told() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
-    hub.add_viewer(OTHER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(OTHER, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let mut other_has = Vec::new();
     for _ in 0..10 {
@@ -126,7 +134,7 @@ fn a_slow_viewer_skips_alone_and_is_told() {
 #[test]
 fn memory_pressure_takes_the_longest_queue() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     for _ in 0..4 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     }
@@ -158,7 +166,7 @@ fn memory_pressure_takes_the_longest_queue() {
 #[test]
 fn resent_blocks_are_taken_once_and_gaps_are_told() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     let blocks: Vec<Bytes> = (0..5).map(|_| block(&mut packer, 10)).collect();
     for index in [0, 1, 0, 1] {
         hub.handle_block(SNIFFER, Envelope::default(), blocks[index].clone()).expect("well formed");
@@ -191,7 +199,7 @@ fn resent_blocks_are_taken_once_and_gaps_are_told() {
 fn a_newer_connection_of_an_epoch_replaces_the_older() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
-    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, run("host", EPOCH), "[::1]:2".into()).expect("its own");
     assert!(outputs(&mut hub).iter().any(|output| matches!(output, Output::Close { peer: SNIFFER, .. })));
     let late = block(&mut packer, 10);
     assert!(matches!(
@@ -245,7 +253,7 @@ fn lying_publishers_are_refused() {
 #[test]
 fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
     let mut hub = hub(1 << 20);
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     for number in 1..ENDED_STREAMS_MAX as u32 + 50 {
         hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
         let key = StreamKey { epoch: EPOCH, stream: number };
@@ -262,7 +270,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
 #[test]
 fn a_sniffer_that_stays_away_is_given_up() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     hub.remove_peer(SNIFFER, 1000);
@@ -278,7 +286,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
     hub.handle_data_sent(VIEWER, 1);
     assert!(outputs(&mut hub).iter().any(tells_gone));
     // It comes back after all: refused, its packets would never arrive.
-    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, run("host", EPOCH), "[::1]:2".into()).expect("its own");
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub.handle_block(OTHER, Envelope::default(), block(&mut packer, 10)).expect("goes on");
     let joins_again =
@@ -291,7 +299,7 @@ fn a_sniffer_that_stays_away_is_given_up() {
 fn a_sniffer_that_reconnects_is_not_given_up_before_it_announces() {
     let mut hub = hub(1 << 20);
     hub.handle_timeout(1_000_000, 60_000);
-    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, run("host", EPOCH), "[::1]:2".into()).expect("its own");
     hub.handle_timeout(1_000_100, 60_000);
     assert_eq!(hub.list()[0].state, "away");
 }
@@ -310,7 +318,7 @@ fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
 #[test]
 fn what_is_shed_while_skipping_is_told_too() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..6 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
@@ -326,7 +334,7 @@ fn a_description_that_is_shed_comes_again() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     assert!(hub.shed(), "the replay waits");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
@@ -338,7 +346,7 @@ fn a_description_that_is_shed_comes_again() {
 #[test]
 fn an_end_that_is_shed_comes_when_there_is_room() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
     hub.handle_block(SNIFFER, Envelope::default(), end.bytes().clone()).expect("well formed");
@@ -352,7 +360,7 @@ fn an_end_that_is_shed_comes_when_there_is_room() {
 #[test]
 fn blocks_wait_for_the_notices_before_them() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
     outputs(&mut hub);
@@ -362,7 +370,7 @@ fn blocks_wait_for_the_notices_before_them() {
 #[test]
 fn a_stream_that_comes_in_the_middle_begins_there() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     for _ in 0..3 {
@@ -390,7 +398,7 @@ fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
     block(&mut packer, 10);
     let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
     far.handle_skipped(owner, &gap.control(key, Stage::WorkerQueue));
-    far.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    far.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     assert_eq!(notices(&mut far), [(1, 2, 1, Stage::WorkerQueue)]);
 }
 
@@ -423,7 +431,7 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
             far.handle_join(to_owner, status, next_sequence);
         }
     }
-    far.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    far.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     let takers = outputs(&mut far).into_iter().find_map(|output| match output {
         Output::Control { to, control: Control::Takers { viewers, marks } } if to == to_owner => {
             Some((viewers, marks))
@@ -468,7 +476,7 @@ fn paced_publishers_share_half_a_viewers_queue() {
     };
     hub.handle_paced(SNIFFER, true);
     assert_eq!(windows(&mut hub), [(1, 32)]);
-    hub.add_publisher(OTHER, "file".into(), Epoch(9), Epoch(9), "[::1]:2".into());
+    hub.add_publisher(OTHER, run("file", Epoch(9)), "[::1]:2".into()).expect("its own");
     assert_eq!(windows(&mut hub), []);
     hub.handle_paced(OTHER, true);
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
@@ -479,7 +487,7 @@ fn paced_publishers_share_half_a_viewers_queue() {
 #[test]
 fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     assert_eq!(sequences(&mut hub, VIEWER), [0]);
@@ -489,7 +497,7 @@ fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
     let gone = Control::Gone { place, reason: "thrown away".into(), ended: true };
     assert!(outputs(&mut hub).contains(&Output::Control { to: VIEWER, control: gone }));
     // The sniffer has not heard that this arrived, and announces it again.
-    hub.add_publisher(OTHER, "host".into(), EPOCH, EPOCH, "[::1]:2".into());
+    hub.add_publisher(OTHER, run("host", EPOCH), "[::1]:2".into()).expect("its own");
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     let joins = |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
     assert!(!outputs(&mut hub).iter().any(joins));
@@ -500,11 +508,11 @@ fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
 fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
     let (mut hub, mut packer) =
         (Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 }), packer());
-    hub.add_publisher(SNIFFER, "host".into(), EPOCH, EPOCH, "[::1]:1".into());
+    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let cursor = Cursor { key: packer.key(), ..Cursor::default() };
-    hub.add_viewer(VIEWER, &Selection::default(), &[cursor]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[cursor]).expect("globs");
     outputs(&mut hub);
     assert_eq!(sequences(&mut hub, VIEWER), [0]);
     let place = Cursor { key: packer.key(), next_sequence: 1, packets: 1, bytes: 10 };
@@ -519,7 +527,7 @@ fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
 #[test]
 fn a_viewer_that_never_says_what_arrived_is_closed() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let (mut sent, mut closed) = (0, Vec::new());
     for _ in 0..=IN_FLIGHT_MAX {
@@ -531,4 +539,41 @@ fn a_viewer_that_never_says_what_arrived_is_closed() {
     assert!(matches!(closed[..], [Output::Close { peer: VIEWER, .. }]), "{closed:?}");
     hub.remove_peer(VIEWER, 0);
     assert_eq!(acked(&mut hub), (1 + IN_FLIGHT_MAX as u64, 1 + IN_FLIGHT_MAX as u64));
+}
+
+#[test]
+fn runs_and_streams_belong_to_who_announced_them() {
+    let mut hub = hub(1 << 20);
+    let theirs = |epoch| Run { owner: "them".into(), ..run("host", epoch) };
+    let taken = Err(HubError::Taken { epoch: EPOCH });
+    assert_eq!(hub.add_publisher(OTHER, theirs(EPOCH), "[::1]:2".into()), taken, "it is connected");
+    let home = Run { home: EPOCH, ..theirs(Epoch(5)) };
+    assert_eq!(
+        hub.add_publisher(OTHER, home, "[::1]:2".into()),
+        Err(HubError::Taken { epoch: Epoch(5) }),
+        "nor its spool's other runs"
+    );
+    hub.remove_peer(SNIFFER, 0);
+    assert_eq!(hub.add_publisher(OTHER, theirs(EPOCH), "[::1]:2".into()), taken, "it is away");
+    hub.add_publisher(OTHER, theirs(Epoch(5)), "[::1]:2".into()).expect("a run of its own");
+    let announced = hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()]));
+    assert_eq!(announced, Err(HubError::Foreign { key: StreamKey { epoch: EPOCH, stream: 0 } }));
+    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("it comes back");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("to its own");
+}
+
+#[test]
+fn a_viewer_learns_nothing_of_what_it_may_not_see() {
+    let mut hub = hub(1 << 20);
+    hub.add_viewer(VIEWER, &Selection::default(), &["web-*".into()], &[]).expect("globs");
+    let mut packer = packer();
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("in order");
+    let mut told = Vec::new();
+    while let Some(output) = hub.poll_output() {
+        told.push(output);
+    }
+    let to_viewer = |output: &&Output| !matches!(output, Output::Control { to, .. } if *to == SNIFFER);
+    let told: Vec<&Output> = told.iter().filter(to_viewer).collect();
+    assert_eq!(told, [&Output::Control { to: VIEWER, control: Control::Subscribed { streams: 0 } }]);
+    assert!(hub.poll_data(VIEWER).is_none());
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use wire::block::{Epoch, StreamKey};
-use wire::hub::{Hub, HubConfig, Output, PeerId};
+use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Envelope, PROTOCOL, Role};
 
 use crate::link::{Connection, End, Message};
@@ -133,7 +133,9 @@ impl Relay {
             worker.ready.insert(connection.id);
             if role == Role::Publish {
                 worker.peers.insert(connection.id, Some(Served::Publisher(epoch)));
-                worker.hub.add_publisher(peer, name, epoch, home, "sim".to_owned());
+                let run = Run { owner: "sim".to_owned(), name, epoch, home };
+                let added = worker.hub.add_publisher(peer, run, "sim".to_owned());
+                added.map_err(|error| error.to_string())?;
             }
             return Ok(());
         };
@@ -154,7 +156,10 @@ impl Relay {
             ) => worker.hub.handle_mark(peer, epoch, stream, complete_through_ns),
             (None, Message::Control(Control::Subscribe { selection, cursors })) => {
                 worker.peers.insert(connection.id, Some(Served::Viewer));
-                worker.hub.add_viewer(peer, &selection, &cursors).map_err(|error| error.to_string())?;
+                worker
+                    .hub
+                    .add_viewer(peer, &selection, &["*".to_owned()], &cursors)
+                    .map_err(|error| error.to_string())?;
             }
             (Some(Served::Viewer), Message::Control(Control::Progress { messages })) => {
                 worker.hub.handle_progress(peer, messages);
