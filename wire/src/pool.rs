@@ -37,6 +37,19 @@ struct Shared {
     free: Mutex<[Vec<Box<[u8]>>; CLASS_COUNT]>,
 }
 
+impl Shared {
+    /// What is kept for reuse counts too: gives up kept buffers where there is no room for them.
+    fn trim(&self, free: &mut [Vec<Box<[u8]>>; CLASS_COUNT]) {
+        let used = self.used_bytes.load(Ordering::Acquire);
+        for list in free.iter_mut() {
+            while used + self.kept_bytes.load(Ordering::Acquire) > self.budget_bytes {
+                let Some(memory) = list.pop() else { break };
+                self.kept_bytes.fetch_sub(memory.len(), Ordering::AcqRel);
+            }
+        }
+    }
+}
+
 impl Pool {
     /// A pool that hands out at most `budget_bytes` at a time.
     pub fn new(budget_bytes: usize) -> Self {
@@ -65,19 +78,18 @@ impl Pool {
                 memory
             }
             None => {
-                // What is kept for reuse counts too: give up kept buffers of other classes first.
-                let used = shared.used_bytes.load(Ordering::Acquire);
-                for list in free.iter_mut() {
-                    while used + shared.kept_bytes.load(Ordering::Acquire) > shared.budget_bytes {
-                        let Some(memory) = list.pop() else { break };
-                        shared.kept_bytes.fetch_sub(memory.len(), Ordering::AcqRel);
-                    }
-                }
+                shared.trim(&mut free);
                 drop(free);
                 vec![0; class_bytes].into_boxed_slice()
             }
         };
         Some(Buffer { memory, len, class, shared: Arc::clone(shared) })
+    }
+
+    /// Counts `bytes` of other memory against the budget, or `None` when it is used up.
+    pub fn charge(&self, bytes: usize) -> Option<Charge> {
+        let mut charge = Charge { bytes: 0, shared: Arc::clone(&self.shared) };
+        charge.set(bytes).then_some(charge)
     }
 
     /// Bytes that are handed out now, as size classes count them.
@@ -88,6 +100,44 @@ impl Pool {
     /// The budget this pool was made with, in bytes.
     pub fn budget_bytes(&self) -> usize {
         self.shared.budget_bytes
+    }
+}
+
+/// Memory that is not of the pool and counts against its budget all the same, until it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    bytes: usize,
+    shared: Arc<Shared>,
+}
+
+impl Charge {
+    /// It is `bytes` now. Less is always right; `false`, and nothing changed, when there is no room
+    /// for more.
+    pub fn set(&mut self, bytes: usize) -> bool {
+        let shared = &self.shared;
+        if bytes <= self.bytes {
+            shared.used_bytes.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
+            self.bytes = bytes;
+            return true;
+        }
+        let more = bytes - self.bytes;
+        let claim = |used: usize| used.checked_add(more).filter(|after| *after <= shared.budget_bytes);
+        if shared.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).is_err() {
+            return false;
+        }
+        self.bytes = bytes;
+        if shared.used_bytes.load(Ordering::Acquire) + shared.kept_bytes.load(Ordering::Acquire)
+            > shared.budget_bytes
+        {
+            shared.trim(&mut shared.free.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        true
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.shared.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -207,5 +257,19 @@ mod tests {
         let all = pool.take(4096).expect("the whole budget");
         assert_eq!(all.len(), 4096);
         assert_eq!(pool.shared.kept_bytes.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn other_memory_counts_too() {
+        let pool = Pool::new(4096);
+        drop(pool.take(2048).expect("fits"));
+        let mut charge = pool.charge(1000).expect("fits");
+        assert!(!charge.set(4097) && pool.used_bytes() == 1000);
+        assert!(charge.set(4096));
+        assert_eq!(pool.shared.kept_bytes.load(Ordering::Acquire), 0, "what was kept made room");
+        assert!(pool.take(1).is_none() && pool.charge(1).is_none());
+        assert!(charge.set(10) && pool.take(2048).is_some());
+        drop(charge);
+        assert_eq!(pool.used_bytes(), 0);
     }
 }

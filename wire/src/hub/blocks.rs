@@ -283,6 +283,8 @@ impl Hub {
         if let Some(viewer) = self.viewers.get_mut(&peer) {
             let lane = if delivery.is_recent { Lane::Backlog } else { Lane::Live };
             viewer.lanes.sent(lane, delivery.bytes.len(), has_queued && is_behind);
+            viewer.delivered.packets += delivery.gap.packets;
+            viewer.delivered.captured_bytes += delivery.gap.bytes;
         }
         self.totals.blocks_out += 1;
         self.totals.bytes_out += delivery.bytes.len() as u64;

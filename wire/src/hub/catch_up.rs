@@ -37,13 +37,13 @@ impl Hub {
                     // The table may have grown in what is missing.
                     let description = self.streams.get(&key).and_then(|one| one.description.clone());
                     if let Some(description) = description {
-                        return Some(viewer.deliver_recent(description, key, true));
+                        return Some(viewer.deliver_recent(description, key, None));
                     }
                 }
                 What::Block(block) => {
                     behind.go_on(block.end());
                     viewer.recent_at += 1;
-                    return Some(viewer.deliver_recent(block.bytes().clone(), key, false));
+                    return Some(viewer.deliver_recent(block.bytes().clone(), key, Some(block.header())));
                 }
                 What::Notice(notice) => {
                     viewer.recent_at += 1;

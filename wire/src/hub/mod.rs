@@ -225,6 +225,15 @@ pub struct HubTotals {
     pub packets_skipped: u64,
 }
 
+/// What one viewer was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Packets.
+    pub packets: u64,
+    /// Their captured bytes.
+    pub captured_bytes: u64,
+}
+
 /// The relay's core. See the module's head.
 #[derive(Debug)]
 pub struct Hub {
@@ -376,6 +385,11 @@ impl Hub {
     /// Bytes of blocks that wait here for a viewer or another worker.
     pub fn queued_bytes(&self, peer: PeerId) -> Option<usize> {
         self.viewers.get(&peer).map(Viewer::queued_bytes)
+    }
+
+    /// What a viewer was given, replayed descriptions aside.
+    pub fn delivered(&self, peer: PeerId) -> Delivered {
+        self.viewers.get(&peer).map(|viewer| viewer.delivered).unwrap_or_default()
     }
 
     /// Publishers and viewers now, workers aside.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 
 use super::selection::Matcher;
-use super::{Gap, NOTICES_MAX};
+use super::{Delivered, Gap, NOTICES_MAX};
 use crate::block::{Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::lanes::Lanes;
 use crate::ledger::Stage;
@@ -19,7 +19,7 @@ pub(super) struct Delivery {
     key: StreamKey,
     /// What it settles; a replayed description settles nothing.
     settles: Option<u64>,
-    gap: Gap,
+    pub gap: Gap,
     /// It comes out of the recent log.
     pub is_recent: bool,
     /// A description out of its place.
@@ -83,6 +83,8 @@ pub(super) struct Viewer {
     arrived: u64,
     /// Data messages handed to TCP.
     pub data_sent: u64,
+    /// What it was given.
+    pub delivered: Delivered,
     joined: HashSet<StreamKey>,
     /// Where it was in the streams it had joined before.
     pub cursors: HashMap<StreamKey, Cursor>,
@@ -114,6 +116,7 @@ impl Viewer {
             is_mute: false,
             arrived: 0,
             data_sent: 0,
+            delivered: Delivered::default(),
             joined: HashSet::new(),
             cursors: HashMap::new(),
             behind: HashMap::new(),
@@ -318,10 +321,12 @@ impl Viewer {
         Some(delivery)
     }
 
-    /// A block out of the recent log, which settles nothing.
-    pub fn deliver_recent(&mut self, bytes: Bytes, key: StreamKey, is_replay: bool) -> Delivery {
+    /// A block out of the recent log, or without a header to count a description again: it settles
+    /// nothing.
+    pub fn deliver_recent(&mut self, bytes: Bytes, key: StreamKey, of: Option<&Header>) -> Delivery {
         self.in_flight.push_back((key, None));
-        Delivery { bytes, key, settles: None, gap: Gap::default(), is_recent: true, is_replay }
+        let (gap, is_replay) = (of.map(Gap::of).unwrap_or_default(), of.is_none());
+        Delivery { bytes, key, settles: None, gap, is_recent: true, is_replay }
     }
 
     /// So many messages have arrived: what they settle.
