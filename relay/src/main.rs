@@ -4,7 +4,10 @@
 //! its hello. See `worker` for the loop, and `wire::hub` for what is forwarded to whom.
 
 mod args;
+mod rights;
 mod config;
+mod descriptors;
+mod gate;
 mod inbox;
 mod limit;
 mod peer;
@@ -16,16 +19,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use mio::net::TcpListener;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use wire::block::Epoch;
+use wire::clock::wall_s;
 use wire::pool::Pool;
 
 use args::Args;
+use rights::Rights;
 use config::Config;
+use gate::Gate;
 use inbox::Inboxes;
-use worker::Worker;
+use worker::{Shared, Worker};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -47,23 +53,34 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), String> {
+    let rights = Arc::new(Rights::load(config, wall_s())?);
+    let connections = descriptors::raise(config.connections, config.workers);
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;
     if config.insecure && !address.ip().is_loopback() {
-        warn!("--insecure: anyone who reaches {address} can watch and publish, and nothing is encrypted");
+        let (encrypted, asked) = (rights.tls().is_some(), rights.asks());
+        warn!(
+            "--insecure: {address} is open: {}, {}",
+            if encrypted { "TLS" } else { "nothing is encrypted" },
+            if asked { "tokens are asked for" } else { "anyone who reaches it can watch and publish" }
+        );
     }
     let pool = Pool::new(config.memory_bytes);
     let (inboxes, receivers) = Inboxes::new(config.workers).map_err(|error| format!("poll: {error}"))?;
     let inboxes = Arc::new(inboxes);
     let instance = fresh_instance().map_err(|error| format!("random numbers: {error}"))?;
+    let gate = Gate::new(connections, config.connections_per_address);
+    let shared = Shared { instance, pool, inboxes: Arc::clone(&inboxes), gate, rights: Arc::clone(&rights) };
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {
-        workers.push(Worker::new(index, instance, config, pool.clone(), Arc::clone(&inboxes), receiver));
+        workers.push(Worker::new(index, config, shared.clone(), receiver));
     }
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(Arc::clone(&stop), Arc::clone(&inboxes)).map_err(|error| format!("signals: {error}"))?;
-    info!("listening on {address} with {} worker(s)", config.workers);
+    obey_signals(Arc::clone(&stop), Arc::clone(&inboxes), Arc::clone(&rights))
+        .map_err(|error| format!("signals: {error}"))?;
+    let scheme = if rights.tls().is_some() { "wss" } else { "ws" };
+    info!("listening on {address} ({scheme}) with {} worker(s)", config.workers);
 
     // The first worker runs here and accepts; the others have a thread each.
     let mut first = workers.remove(0);
@@ -92,10 +109,19 @@ fn fresh_instance() -> std::io::Result<Epoch> {
     Ok(Epoch(u64::from_ne_bytes(bytes)))
 }
 
-fn stop_on_signal(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+/// SIGHUP reads certificates and tokens anew; the others end the program.
+fn obey_signals(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>, rights: Arc<Rights>) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
+            if signal == SIGHUP {
+                match rights.reload(wall_s()) {
+                    Ok(()) => info!("certificates and tokens were read anew"),
+                    Err(text) => error!("{text}; what was read before stays in force"),
+                }
+                inboxes.wake_all();
+                continue;
+            }
             info!("signal {signal}: closing");
             stop.store(true, Ordering::Release);
             inboxes.wake_all();

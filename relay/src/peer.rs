@@ -2,19 +2,13 @@
 
 use std::time::Instant;
 
-use wire::block::Epoch;
 use wire::connection::Connection;
+use wire::hub::Run;
+use wire::message::Selection;
+use wire::pool::Charge;
 
-/// A run of a sniffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Its name.
-    pub name: String,
-    /// The run.
-    pub epoch: Epoch,
-    /// The same for all runs of one spool.
-    pub home: Epoch,
-}
+use crate::rights::Who;
+use crate::gate::Admission;
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +21,21 @@ pub enum Role {
     Subscriber,
 }
 
-/// A connection that has said hello, on its way to its worker.
+/// A connection on its way to its worker.
 #[derive(Debug)]
 pub struct Newcomer {
     /// The connection, not registered with any poll.
     pub connection: Connection,
     /// Who it is.
     pub role: Role,
+    /// What it has proved; `None` for a stranger.
+    pub who: Option<Who>,
     /// Its address, as it is shown.
     pub address: String,
+    /// It counts as a connection as long as this lives.
+    pub admission: Admission,
+    /// What it holds of the budget of memory.
+    pub charge: Charge,
 }
 
 /// A connection of a worker.
@@ -45,10 +45,16 @@ pub struct Peer {
     pub connection: Connection,
     /// Who it is.
     pub role: Role,
+    /// What it has proved; `None` for a stranger.
+    pub who: Option<Who>,
     /// Its address, as it is shown.
     pub address: String,
-    /// A viewer has said what it wants.
-    pub has_subscribed: bool,
+    /// It counts as a connection as long as this lives.
+    pub admission: Admission,
+    /// What it holds of the budget of memory.
+    pub charge: Charge,
+    /// A viewer's, since when.
+    pub subscription: Option<(Selection, Instant)>,
     /// When it was adopted.
     pub since: Instant,
     /// It stands in the worker's list of those that have something to do.
@@ -58,8 +64,14 @@ pub struct Peer {
 impl Peer {
     /// A connection, not listed.
     pub fn new(newcomer: Newcomer, now: Instant) -> Self {
-        let Newcomer { connection, role, address } = newcomer;
-        Self { connection, role, address, has_subscribed: false, since: now, is_listed: false }
+        let Newcomer { connection, role, who, address, admission, charge } = newcomer;
+        let (subscription, since, is_listed) = (None, now, false);
+        Self { connection, role, who, address, admission, charge, subscription, since, is_listed }
+    }
+
+    /// Under which name it has proved itself.
+    pub fn owner(&self) -> &str {
+        self.who.as_ref().map_or("", |who| who.grant.name())
     }
 
     /// `sniffer web-3 (10.0.0.1:5555)`.

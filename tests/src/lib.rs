@@ -9,6 +9,7 @@ pub mod judge;
 pub mod live;
 pub mod netns;
 pub mod peer;
+pub mod pki;
 pub mod process;
 pub mod samples;
 pub mod tshark;

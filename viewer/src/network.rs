@@ -485,6 +485,7 @@ impl Session {
                     continue;
                 }
                 Event::List(list) => {
+                    self.say_what_may_be_seen();
                     self.list = Some(list);
                     continue;
                 }
@@ -541,9 +542,21 @@ impl Session {
         self.queue.push(Item::Report(key, report, news.is_whole));
     }
 
+    /// Who finds less than expected should know that there may be more.
+    fn say_what_may_be_seen(&self) {
+        let sees = self.downlink.sees();
+        if !sees.is_empty() {
+            let globs = printable(&sees.join(" "));
+            say(&format!("{}: the token lets you see sniffers named {globs}, and no others", self.relay_text));
+        }
+    }
+
     fn handle_subscribed(&mut self, streams: u32) {
         let now = Instant::now();
         debug!("{}: subscribed, {streams} streams", self.relay_text);
+        if !self.is_subscribed && streams == 0 {
+            self.say_what_may_be_seen();
+        }
         self.is_subscribed = true;
         if let Some(since) = self.cut_since.take() {
             let away = now.duration_since(since).as_secs_f64();

@@ -10,6 +10,11 @@ pub fn wall_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Wall time, whole seconds since 1970: what tokens and certificates are measured by.
+pub fn wall_s() -> u64 {
+    wall_ns() / 1_000_000_000
+}
+
 /// Reads a time as `2026-11-24T10:00:00Z`, with up to nine decimals of the second, or as ns since
 /// 1970. Always UTC, 1970 to 2500.
 pub fn parse_timestamp(text: &str) -> Result<u64, String> {

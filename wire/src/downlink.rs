@@ -121,6 +121,7 @@ struct Notice {
 pub struct Downlink {
     agent: String,
     token: Option<Secret>,
+    sees: Vec<String>,
     selection: Option<Selection>,
     streams: BTreeMap<StreamKey, StreamState>,
     control: VecDeque<Control>,
@@ -140,6 +141,7 @@ impl Downlink {
         Self {
             agent,
             token: None,
+            sees: Vec::new(),
             selection,
             streams: BTreeMap::new(),
             control: VecDeque::new(),
@@ -155,6 +157,11 @@ impl Downlink {
     /// From the next connection on, this is what it proves itself with.
     pub fn set_token(&mut self, token: Option<Secret>) {
         self.token = token;
+    }
+
+    /// Globs over the sniffer names that the relay lets us see; empty: all.
+    pub fn sees(&self) -> &[String] {
+        &self.sees
     }
 
     /// A connection is open, the first or one after a cut: says hello. What is known of the
@@ -180,7 +187,7 @@ impl Downlink {
     /// A control message of the relay.
     pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), DownlinkError> {
         match control {
-            Control::Welcome { protocol, instance, .. } => {
+            Control::Welcome { protocol, instance, sees, .. } => {
                 if protocol != PROTOCOL {
                     return Err(DownlinkError::Protocol { found: protocol });
                 }
@@ -190,6 +197,7 @@ impl Downlink {
                     stream.relay_restarted |= self.relay_restarted;
                 }
                 self.welcomed = true;
+                self.sees = sees;
                 self.control.push_back(match &self.selection {
                     Some(selection) => {
                         Control::Subscribe { selection: selection.clone(), cursors: self.cursors() }
@@ -586,7 +594,7 @@ mod tests {
     fn welcome(downlink: &mut Downlink, instance: u64) {
         downlink.handle_connected(0);
         let agent = String::new();
-        let welcome = Control::Welcome { protocol: PROTOCOL, instance: Epoch(instance), agent, clock_ns: 0 };
+        let welcome = Control::Welcome { protocol: PROTOCOL, instance: Epoch(instance), agent, clock_ns: 0, sees: Vec::new() };
         downlink.handle_control(welcome, 0).expect("welcome");
     }
 

@@ -151,8 +151,16 @@ pub enum Control {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         token: Option<Secret>,
     },
-    /// Relay: accepted. `instance` is a fresh random number at each start of the relay.
-    Welcome { protocol: u32, instance: Epoch, agent: String, clock_ns: u64 },
+    /// Relay: accepted. `instance` is a fresh random number at each start of the relay. `sees`: globs
+    /// over the sniffer names that the client may see, if not all.
+    Welcome {
+        protocol: u32,
+        instance: Epoch,
+        agent: String,
+        clock_ns: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sees: Vec<String>,
+    },
     /// Publisher: a stream it has, before the stream's first block, and whenever what it says of it
     /// has changed.
     Stream(Announcement),

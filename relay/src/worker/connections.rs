@@ -1,4 +1,4 @@
-//! The connections of a worker: accepted, asked who is there, served in turn, failed alone.
+//! The connections of a worker: adopted, served in turn, failed alone.
 
 use super::*;
 
@@ -13,37 +13,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn accept(&mut self, now: Instant) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listener.as_ref().filter(|_| self.accepting) else { return };
-            if self.strangers >= STRANGERS_MAX {
-                return; // looked at again when one has left
-            }
-            match listener.accept() {
-                Ok((stream, address)) => {
-                    let address = address.to_string();
-                    let connection = match Connection::server(stream, None, now) {
-                        Ok(connection) => connection,
-                        Err(error) => {
-                            warn!("{address}: {error}");
-                            continue;
-                        }
-                    };
-                    self.adopt(Newcomer { connection, role: Role::Stranger, address }, now);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = false,
-                Err(error) => {
-                    // Out of descriptors, or a connection that ended before it was accepted: the
-                    // next tick tries again.
-                    self.accepting = false;
-                    if let Some(held_back) = self.limit.pass(now) {
-                        warn!("a connection could not be accepted: {error}{held_back}");
-                    }
-                }
-            }
-        }
-    }
-
     /// Takes a connection as one of our own.
     pub(super) fn adopt(&mut self, mut newcomer: Newcomer, now: Instant) {
         let id = self.next_id;
@@ -55,29 +24,35 @@ impl Worker {
             warn!("{}: cannot be polled: {error}", newcomer.address);
             return;
         }
-        let role = newcomer.role.clone();
-        self.strangers += usize::from(role == Role::Stranger);
+        let (role, from) = (newcomer.role.clone(), newcomer.admission.address());
         self.peers.insert(id, Peer::new(newcomer, now));
         match role {
-            Role::Stranger => {}
-            Role::Publisher(run) => self.welcome_publisher(id, run),
-            Role::Subscriber => self.send_control(id, &self.welcome()),
+            Role::Stranger => self.strangers.push_back((id, from)),
+            Role::Publisher(_) | Role::Subscriber => self.welcome_known(id, now),
         }
         self.list(id);
         self.serve(id, now);
     }
 
-    pub(super) fn welcome(&self) -> Control {
-        let agent = concat!("ringcast-relay/", env!("CARGO_PKG_VERSION")).to_owned();
-        Control::Welcome { protocol: PROTOCOL, instance: self.instance, agent, clock_ns: wall_ns() }
+    /// What a peer is greeted with that may see sniffers by these globs.
+    pub(super) fn welcome(&self, sees: &[String]) -> Control {
+        Control::Welcome {
+            protocol: PROTOCOL,
+            instance: self.instance,
+            agent: concat!("ringcast-relay/", env!("CARGO_PKG_VERSION")).to_owned(),
+            clock_ns: wall_ns(),
+            sees: if sees.iter().any(|glob| glob == "*") { Vec::new() } else { sees.to_vec() },
+        }
     }
 
-    pub(super) fn welcome_publisher(&mut self, id: u64, run: Run) {
-        let Run { name, epoch, home } = run;
-        self.send_control(id, &self.welcome());
-        let address = self.peers.get(&id).map(|peer| peer.address.clone()).unwrap_or_default();
-        info!("sniffer {} ({address}) connected", name.escape_debug());
-        self.hub.add_publisher(PeerId(id), name, epoch, home, address);
+    pub(super) fn welcome_publisher(&mut self, id: u64, run: Run, now: Instant) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let (title, address) = (peer.title(), peer.address.clone());
+        if let Err(error) = self.hub.add_publisher(PeerId(id), run, address) {
+            return self.fail(id, Fault::Peer(error.to_string()), now);
+        }
+        info!("{title} connected");
+        self.send_control(id, &self.welcome(&[]));
     }
 
     pub(super) fn send_control(&mut self, id: u64, control: &Control) {
@@ -173,17 +148,7 @@ impl Worker {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let refuse = |error: wire::hub::HubError| Fault::Peer(error.to_string());
         match (&peer.role, control) {
-            (Role::Stranger, Control::Hello { protocol, role, name, epoch, home, .. }) => {
-                if protocol != PROTOCOL {
-                    let text = format!(
-                        "protocol {protocol}: this relay speaks {PROTOCOL}; upgrade the older of the two"
-                    );
-                    return Err(Fault::Peer(text));
-                }
-                let home = if home == Epoch::default() { epoch } else { home };
-                self.handle_hello(id, role, Run { name, epoch, home }, now);
-                Ok(())
-            }
+            (Role::Stranger, hello @ Control::Hello { .. }) => self.handle_hello(id, hello, now),
             (_, Control::Hello { .. }) => Err(Fault::Peer("a second hello".to_owned())),
             (_, Control::Ping { clock_ns: ping_ns }) => {
                 peer.connection.queue_control(&Control::Pong { ping_ns, clock_ns: wall_ns() });
@@ -215,15 +180,15 @@ impl Worker {
                 self.hub.handle_mark(PeerId(id), run.epoch, stream, complete_through_ns);
                 Ok(())
             }
-            (Role::Subscriber, Control::Subscribe { .. }) if peer.has_subscribed => {
-                Err(Fault::Peer("a second subscription".to_owned()))
-            }
             (Role::Subscriber, Control::Subscribe { selection, cursors }) => {
-                peer.has_subscribed = true;
-                self.hub.add_viewer(PeerId(id), &selection, &cursors).map_err(refuse)
+                self.handle_subscribe(id, selection, &cursors, now)
             }
             (Role::Subscriber, Control::List) => {
-                peer.connection.queue_control(&Control::Streams { streams: self.hub.list() });
+                let may_see = |stream: &StreamStatus| {
+                    peer.who.as_ref().is_some_and(|who| who.grant.may_see(&stream.name))
+                };
+                let streams = self.hub.list().into_iter().filter(may_see).collect();
+                peer.connection.queue_control(&Control::Streams { streams });
                 Ok(())
             }
             (Role::Publisher(..) | Role::Subscriber, _) => {
@@ -232,46 +197,17 @@ impl Worker {
         }
     }
 
-    /// A stranger says who it is, and goes to the worker that serves it: the runs of one spool always
-    /// to the same, so that a newer connection of it meets the older; viewers in turn.
-    pub(super) fn handle_hello(&mut self, id: u64, role: HelloRole, run: Run, now: Instant) {
-        let workers = self.inboxes.len();
-        let (role, to) = match role {
-            HelloRole::Publish => {
-                let to = (run.home.0 % workers as u64) as usize;
-                (Role::Publisher(run), to)
-            }
-            HelloRole::Subscribe => {
-                self.next_viewer_worker += 1;
-                (Role::Subscriber, self.next_viewer_worker % workers)
-            }
-        };
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.connection.trust(matches!(role, Role::Publisher(..)));
-        peer.role = role.clone();
-        self.strangers -= 1;
-        if to != self.index {
-            let Some(mut peer) = self.peers.remove(&id) else { return };
-            let Ok(()) = self.poll.registry().deregister(peer.connection.stream_mut()) else { return };
-            let Peer { mut connection, role, address, .. } = peer;
-            connection.set_ready(true, true); // no event will tell the new poll what came before
-            self.inboxes.send(self.index, to, Note::Adopt(Box::new(Newcomer { connection, role, address })));
-            self.wake[to] = true;
-            return;
-        }
-        match role {
-            Role::Publisher(run) => self.welcome_publisher(id, run),
-            _ => self.send_control(id, &self.welcome()),
-        }
-        self.do_outputs(now);
-    }
-
     /// Something is wrong with a connection: the peer is told where it can be, and only it.
     pub(super) fn fail(&mut self, id: u64, fault: Fault, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_closing = peer.connection.is_closing();
+        let mut log_only = String::new();
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) => (reason, true),
+            Fault::Denied(why) => {
+                log_only = format!(": {why}");
+                ("access denied".to_owned(), true)
+            }
             Fault::Left(reason) => (format!("it said: {}", reason.escape_debug()), false),
             Fault::Connection(ConnectionError::Frame(error)) => (error.to_string(), true),
             // An HTTP answer is on its way.
@@ -282,9 +218,10 @@ impl Worker {
         };
         let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
-            info!("{}: {}{held_back}", peer.title(), printable(&reason));
+            info!("{}: {}{held_back}", peer.title(), printable(&(reason.clone() + &log_only)));
         }
         let now_ms = now.duration_since(self.started).as_millis() as u64;
+        self.end_audit(id, &reason, now);
         self.hub.remove_peer(PeerId(id), now_ms);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if can_be_told {
@@ -299,7 +236,7 @@ impl Worker {
 
     pub(super) fn remove(&mut self, id: u64) {
         if let Some(mut peer) = self.peers.remove(&id) {
-            self.strangers -= usize::from(peer.role == Role::Stranger);
+            self.forget_stranger(id);
             // Closing the descriptor ends it in any case.
             let _ = self.poll.registry().deregister(peer.connection.stream_mut());
         }

@@ -5,36 +5,41 @@
 //! stay listed, and the next wait returns at once.
 
 mod connections;
+mod entrance;
 mod others;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info, warn};
 use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
-use wire::clock::wall_ns;
+use wire::clock::{wall_ns, wall_s};
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
-use wire::hub::{Hub, HubConfig, Output, PeerId};
-use wire::message::{Control, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole};
+use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
+use wire::message::{
+    Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection, StreamStatus,
+};
 use wire::pool::Pool;
+use wire::secret::Secret;
 
+use crate::rights::{Rights, Who};
 use crate::config::Config;
+use crate::gate::{Attempts, Gate};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
-use crate::peer::{Newcomer, Peer, Role, Run};
+use crate::peer::{Newcomer, Peer, Role};
 
 /// Messages of one connection handled before the others get their turn.
 const MESSAGES_PER_TURN: u32 = 64;
 /// Connections accepted before those that are there get their turn.
 const ACCEPTS_PER_TURN: usize = 64;
-/// Most connections that have not said hello; beyond it new ones wait in the kernel.
-const STRANGERS_MAX: usize = 512;
 /// How often a buffer is looked for while one is wanted: another worker may have freed it.
 const STARVED_TICK: Duration = Duration::from_millis(10);
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -66,6 +71,21 @@ fn worker_of(peer: PeerId) -> Option<usize> {
     peer.0.checked_sub(WORKER_PEERS).map(|index| index as usize)
 }
 
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Which run of the relay this is.
+    pub instance: Epoch,
+    /// The budget of memory.
+    pub pool: Pool,
+    /// How they reach each other.
+    pub inboxes: Arc<Inboxes>,
+    /// How many get in.
+    pub gate: Gate,
+    /// Who may do what.
+    pub rights: Arc<Rights>,
+}
+
 /// One reactor.
 pub struct Worker {
     index: usize,
@@ -81,8 +101,14 @@ pub struct Worker {
     peers: HashMap<u64, Peer>,
     next_id: u64,
     next_viewer_worker: usize,
-    /// Connections that have not said hello.
-    strangers: usize,
+    gate: Gate,
+    rights: Arc<Rights>,
+    /// Up to which change of the rights the rights of all peers were looked at.
+    checked_generation: u64,
+    attempts: Attempts,
+    /// Connections that have not said hello, oldest first, and where they come from.
+    strangers: VecDeque<(u64, IpAddr)>,
+    strangers_evicted: u64,
     /// Connections that have something to do.
     ready: VecDeque<u64>,
     /// Connections whose reading waits for a buffer.
@@ -101,12 +127,11 @@ impl Worker {
     /// A worker that has no connections yet.
     pub fn new(
         index: usize,
-        instance: Epoch,
         config: &Config,
-        pool: Pool,
-        inboxes: Arc<Inboxes>,
+        shared: Shared,
         inbox: Inbox,
     ) -> Self {
+        let Shared { instance, pool, inboxes, gate, rights } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
@@ -128,7 +153,12 @@ impl Worker {
             peers: HashMap::new(),
             next_id: 1,
             next_viewer_worker: 0,
-            strangers: 0,
+            gate,
+            checked_generation: rights.generation(),
+            rights,
+            attempts: Attempts::default(),
+            strangers: VecDeque::new(),
+            strangers_evicted: 0,
             ready: VecDeque::new(),
             starved: Vec::new(),
             told_settled: HashMap::new(),
@@ -164,8 +194,7 @@ impl Worker {
 
     fn turn(&mut self, events: &mut Events, tick_due: Instant) -> io::Result<()> {
         let now = Instant::now();
-        let can_accept = self.accepting && self.strangers < STRANGERS_MAX;
-        let timeout = match self.ready.is_empty() && !can_accept {
+        let timeout = match self.ready.is_empty() && !self.accepting {
             true if self.starved.is_empty() => tick_due.saturating_duration_since(now),
             true => tick_due.saturating_duration_since(now).min(STARVED_TICK),
             false => Duration::ZERO,
@@ -233,6 +262,7 @@ impl Worker {
 
     fn handle_tick(&mut self, now: Instant) {
         self.accepting = self.listener.is_some();
+        self.check_rights(now);
         let clock_ns = wall_ns();
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
@@ -266,6 +296,9 @@ impl Worker {
         let deadline = Instant::now() + STOP_TIME;
         self.listener = None;
         self.accepting = false;
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.end_audit(id, "the relay is stopped", Instant::now());
+        }
         let totals = self.hub.totals();
         let (publishers, viewers) = self.hub.peer_counts();
         for peer in self.peers.values_mut() {
@@ -290,13 +323,16 @@ impl Worker {
         }
         info!(
             "worker {}: {} packets in {} blocks from {publishers} sniffer(s), {} blocks to {viewers} viewer(s), \
-             {} packets skipped for slow viewers, {} blocks came twice",
+             {} packets skipped for slow viewers, {} blocks came twice, {} failed attempts to prove oneself, \
+             {} connections pushed out before their hello",
             self.index,
             totals.packets_in,
             totals.blocks_in,
             totals.blocks_out,
             totals.packets_skipped,
-            totals.duplicates
+            totals.duplicates,
+            self.attempts.failed(),
+            self.strangers_evicted
         );
         Ok(())
     }
@@ -312,6 +348,8 @@ fn printable(text: &str) -> String {
 enum Fault {
     /// The connection itself.
     Connection(ConnectionError),
+    /// It could not prove itself, and why. It is not told why.
+    Denied(String),
     /// What the peer sent; it is told.
     Peer(String),
     /// The peer told us why it leaves.

@@ -192,6 +192,7 @@ fn serve(
                             instance,
                             agent,
                             clock_ns: 0,
+                            sees: Vec::new(),
                         });
                     }
                     let _ = events.send(control);

@@ -1,0 +1,236 @@
+//! The way in: a connection is let in as a stranger, says hello and proves who it is, and goes to its
+//! worker. What it has proved is looked at again whenever it may have changed.
+//!
+//! Strangers cost little, and not for long. When there are too many, the oldest makes room, first
+//! one of the same address: whoever has something to say says it at once, so a flood of connections
+//! that say nothing pushes out itself.
+
+use super::*;
+
+/// Most connections that have not said hello, and of these from one address.
+const STRANGERS_MAX: usize = 512;
+const STRANGERS_PER_ADDRESS_MAX: usize = 128;
+/// Most of the budget of memory that strangers hold: one part of so many.
+const STRANGERS_SHARE: usize = 8;
+/// What a connection holds of the budget, blocks aside: buffers of the socket, of TLS, of messages.
+const CONNECTION_BYTES: usize = 64 << 10;
+/// Most characters of a selection in a log line.
+const SELECTION_CHARS_MAX: usize = 500;
+
+impl Worker {
+    pub(super) fn accept(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.accepting) else { return };
+            match listener.accept() {
+                Ok((stream, address)) => {
+                    if let Err(text) = self.let_in(stream, address, now)
+                        && let Some(held_back) = self.limit.pass(now)
+                    {
+                        warn!("connection from {address} refused: {text}{held_back}");
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = false,
+                Err(error) => {
+                    // Out of descriptors, or a connection that ended before it was accepted: the
+                    // next tick tries again.
+                    self.accepting = false;
+                    if let Some(held_back) = self.limit.pass(now) {
+                        warn!("a connection could not be accepted: {error}{held_back}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn let_in(&mut self, stream: TcpStream, address: SocketAddr, now: Instant) -> Result<(), String> {
+        let admission = self.gate.admit(address.ip()).map_err(|refusal| refusal.to_string())?;
+        self.make_room_for_stranger(admission.address());
+        let charge = self.pool.charge(CONNECTION_BYTES).or_else(|| {
+            self.shed();
+            self.pool.charge(CONNECTION_BYTES)
+        });
+        let charge = charge.ok_or("the memory of --memory is used up")?;
+        let connection = Connection::server(stream, self.rights.tls().as_ref(), now);
+        let connection = connection.map_err(|error| error.to_string())?;
+        let (role, who, address) = (Role::Stranger, None, address.to_string());
+        self.adopt(Newcomer { connection, role, who, address, admission, charge }, now);
+        Ok(())
+    }
+
+    fn make_room_for_stranger(&mut self, address: IpAddr) {
+        let most = STRANGERS_MAX.min(self.pool.budget_bytes() / STRANGERS_SHARE / CONNECTION_BYTES);
+        let of_address = |(_, from): &&(u64, IpAddr)| *from == address;
+        let oldest = if self.strangers.iter().filter(of_address).count() >= most.min(STRANGERS_PER_ADDRESS_MAX) {
+            self.strangers.iter().find(of_address)
+        } else if self.strangers.len() >= most {
+            self.strangers.front()
+        } else {
+            None
+        };
+        if let Some((id, _)) = oldest.copied() {
+            self.strangers_evicted += 1;
+            self.remove(id);
+        }
+    }
+
+    /// It has said hello, or is gone.
+    pub(super) fn forget_stranger(&mut self, id: u64) {
+        self.strangers.retain(|(stranger, _)| *stranger != id);
+    }
+
+    /// A stranger says who it is, proves it, and goes to the worker that serves it: the runs of one
+    /// spool always to the same, so that a newer connection of it meets the older; viewers in turn.
+    pub(super) fn handle_hello(&mut self, id: u64, hello: Control, now: Instant) -> Result<(), Fault> {
+        let Control::Hello { protocol, role, name, epoch, home, token, .. } = hello else { return Ok(()) };
+        if protocol != PROTOCOL {
+            let text =
+                format!("protocol {protocol}: this relay speaks {PROTOCOL}; upgrade the older of the two");
+            return Err(Fault::Peer(text));
+        }
+        let who = self.identify(id, token.as_ref(), now)?;
+        if !who.grant.may_be(role) {
+            let what = if role == HelloRole::Publish { "publish" } else { "subscribe" };
+            return Err(Fault::Peer(format!("{} may not {what}", who.grant.name().escape_debug())));
+        }
+        if role == HelloRole::Publish && !who.grant.may_publish(&name) {
+            let (who, name) = (who.grant.name().escape_debug(), name.escape_debug());
+            return Err(Fault::Peer(format!("{who} may not publish as {name}")));
+        }
+        let workers = self.inboxes.len();
+        let (role, to) = match role {
+            HelloRole::Publish => {
+                let home = if home == Epoch::default() { epoch } else { home };
+                let owner = who.grant.name().to_owned();
+                let to = (home.0 % workers as u64) as usize;
+                (Role::Publisher(Run { owner, name, epoch, home }), to)
+            }
+            HelloRole::Subscribe => {
+                self.next_viewer_worker += 1;
+                (Role::Subscriber, self.next_viewer_worker % workers)
+            }
+        };
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        peer.connection.trust(matches!(role, Role::Publisher(..)));
+        peer.role = role;
+        peer.who = Some(who);
+        self.forget_stranger(id);
+        if to == self.index {
+            self.welcome_known(id, now);
+            self.do_outputs(now);
+            return Ok(());
+        }
+        let Some(mut peer) = self.peers.remove(&id) else { return Ok(()) };
+        let Ok(()) = self.poll.registry().deregister(peer.connection.stream_mut()) else { return Ok(()) };
+        peer.connection.set_ready(true, true); // no event will tell the new poll what came before
+        let Peer { connection, role, who, address, admission, charge, .. } = peer;
+        let newcomer = Newcomer { connection, role, who, address, admission, charge };
+        self.inboxes.send(self.index, to, Note::Adopt(Box::new(newcomer)));
+        self.wake[to] = true;
+        Ok(())
+    }
+
+    /// What a stranger proves by its token, or else by its certificate.
+    fn identify(&mut self, id: u64, token: Option<&Secret>, now: Instant) -> Result<Who, Fault> {
+        let gone = || Fault::Left("gone".to_owned());
+        let peer = self.peers.get(&id).ok_or_else(gone)?;
+        let address = peer.admission.address();
+        if self.rights.asks() && !self.attempts.has_one(address, now) {
+            self.attempts.fail(address, now);
+            return Err(Fault::Peer("too many failed attempts from this address: wait a minute".to_owned()));
+        }
+        let certificate = peer.connection.peer_certificate();
+        let what = match (token, &certificate) {
+            (Some(_), _) => "token",
+            (None, Some(_)) => "certificate",
+            (None, None) => "neither token nor certificate",
+        };
+        self.rights.identify(token, certificate, wall_s()).map_err(|denied| {
+            self.attempts.fail(address, now);
+            Fault::Denied(format!("{what}: {denied}"))
+        })
+    }
+
+    /// Greets one that has said who it is, if that still holds: it may have come from another worker.
+    pub(super) fn welcome_known(&mut self, id: u64, now: Instant) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let checked = peer.who.as_ref().map_or(Ok(()), |who| self.rights.check(who, wall_s()));
+        if let Err(why) = checked {
+            return self.fail(id, Fault::Denied(why), now);
+        }
+        match peer.role.clone() {
+            Role::Stranger => {}
+            Role::Publisher(run) => self.welcome_publisher(id, run, now),
+            Role::Subscriber => {
+                let sees = peer.who.as_ref().map(|who| who.grant.sees().to_vec()).unwrap_or_default();
+                self.send_control(id, &self.welcome(&sees));
+            }
+        }
+    }
+
+    /// Closes those whose right has run out or was withdrawn.
+    pub(super) fn check_rights(&mut self, now: Instant) {
+        let (generation, now_s) = (self.rights.generation(), wall_s());
+        let has_changed = std::mem::replace(&mut self.checked_generation, generation) != generation;
+        let mut gone = Vec::new();
+        for (id, peer) in &self.peers {
+            let Some(who) = peer.who.as_ref().filter(|_| !peer.connection.is_closing()) else { continue };
+            let checked = match has_changed {
+                true => self.rights.check(who, now_s),
+                false if Rights::has_expired(who, now_s) => Err("expired".to_owned()),
+                false => Ok(()),
+            };
+            if let Err(why) = checked {
+                gone.push((*id, format!("access of {} ended: {why}", who.grant.name().escape_debug())));
+            }
+        }
+        for (id, why) in gone {
+            self.fail(id, Fault::Peer(why), now);
+        }
+    }
+
+    pub(super) fn handle_subscribe(
+        &mut self,
+        id: u64,
+        selection: Selection,
+        cursors: &[Cursor],
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        if peer.subscription.is_some() {
+            return Err(Fault::Peer("a second subscription".to_owned()));
+        }
+        let sees = peer.who.as_ref().map_or(&[][..], |who| who.grant.sees());
+        let added = self.hub.add_viewer(PeerId(id), &selection, sees, cursors);
+        added.map_err(|error| Fault::Peer(error.to_string()))?;
+        let what = selection_text(&selection);
+        let (who, from) = (peer.owner(), &peer.address);
+        info!(target: "audit", ?who, %from, %what, "subscription begins");
+        peer.subscription = Some((selection, now));
+        Ok(())
+    }
+
+    /// A subscription is over: who, what, from where, how long, how much.
+    pub(super) fn end_audit(&mut self, id: u64, why: &str, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some((selection, since)) = peer.subscription.take() else { return };
+        let what = selection_text(&selection);
+        let (who, from, why) = (peer.owner(), &peer.address, printable(why));
+        let seconds = now.saturating_duration_since(since).as_secs();
+        let delivered = self.hub.delivered(PeerId(id));
+        let (packets, captured_bytes) = (delivered.packets, delivered.captured_bytes);
+        let (sent_bytes, _) = peer.connection.bytes_sent_and_received();
+        info!(
+            target: "audit",
+            ?who, %from, %what, seconds, packets, captured_bytes, sent_bytes, %why, "subscription ends"
+        );
+    }
+}
+
+/// `sniffers ["web-*"] interfaces []`, bounded.
+fn selection_text(selection: &Selection) -> String {
+    let text = format!("sniffers {:?} interfaces {:?}", selection.sniffers, selection.interfaces);
+    match text.char_indices().nth(SELECTION_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
