@@ -7,8 +7,8 @@ use wire::hub::Run;
 use wire::message::Selection;
 use wire::pool::Charge;
 
-use crate::rights::Who;
 use crate::gate::Admission;
+use crate::rights::Who;
 
 /// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq)]

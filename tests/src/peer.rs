@@ -270,7 +270,8 @@ impl FakeRelay {
         let mut peer = self.accept_as(SUBPROTOCOL);
         peer.await_control("hello");
         let agent = "a test".to_owned();
-        let welcome = Control::Welcome { protocol, instance: Epoch(1), agent, clock_ns: wall_ns(), sees: Vec::new() };
+        let welcome =
+            Control::Welcome { protocol, instance: Epoch(1), agent, clock_ns: wall_ns(), sees: Vec::new() };
         peer.control(&welcome);
         peer
     }

@@ -106,9 +106,13 @@ fn the_first_steps_lead_to_packets() {
     // The audit: who, what, from where, how long, how much.
     let audit: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("audit")).collect();
     let has = |line: &str, parts: &[&str]| parts.iter().all(|part| line.contains(part));
-    assert!(audit.iter().any(|line| has(line, &["subscription begins", "who=\"viewer\"", "from=127.0.0.1:"])));
     assert!(
-        audit.iter().any(|line| has(line, &["subscription ends", "who=\"viewer\"", "seconds=", "packets=30"])),
+        audit.iter().any(|line| has(line, &["subscription begins", "who=\"viewer\"", "from=127.0.0.1:"]))
+    );
+    assert!(
+        audit
+            .iter()
+            .any(|line| has(line, &["subscription ends", "who=\"viewer\"", "seconds=", "packets=30"])),
         "{audit:?}"
     );
 }
@@ -139,7 +143,10 @@ fn who_does_not_belong_learns_nothing() {
         let (code, stdout, stderr) = list(&relay.url(), &arguments);
         assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
         assert!(stderr.contains("access denied"), "{stderr}");
-        assert!(!stderr.contains("expired") && !stderr.contains("revoked"), "more than it must say: {stderr}");
+        assert!(
+            !stderr.contains("expired") && !stderr.contains("revoked"),
+            "more than it must say: {stderr}"
+        );
         let line = relay.process.await_line(why);
         assert!(line.contains("access denied"), "{line}");
     }
@@ -264,7 +271,14 @@ fn the_relays_certificate_is_verified() {
     let (cert, key) = (pki.path("other.pem"), pki.path("other-key.pem"));
     let serving = |cert: &Path, key: &Path| {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        vec!["--cert".into(), text(cert), "--key".into(), text(key), "--tokens".into(), pki.text("tokens.toml")]
+        vec![
+            "--cert".into(),
+            text(cert),
+            "--key".into(),
+            text(key),
+            "--tokens".into(),
+            pki.text("tokens.toml"),
+        ]
     };
     let token = pki.client("viewer.token");
     let expired = Leaf { names: &["127.0.0.1", "localhost"], is_client: false, days_left: -1 };

@@ -547,7 +547,10 @@ impl Session {
         let sees = self.downlink.sees();
         if !sees.is_empty() {
             let globs = printable(&sees.join(" "));
-            say(&format!("{}: the token lets you see sniffers named {globs}, and no others", self.relay_text));
+            say(&format!(
+                "{}: the token lets you see sniffers named {globs}, and no others",
+                self.relay_text
+            ));
         }
     }
 

@@ -594,7 +594,13 @@ mod tests {
     fn welcome(downlink: &mut Downlink, instance: u64) {
         downlink.handle_connected(0);
         let agent = String::new();
-        let welcome = Control::Welcome { protocol: PROTOCOL, instance: Epoch(instance), agent, clock_ns: 0, sees: Vec::new() };
+        let welcome = Control::Welcome {
+            protocol: PROTOCOL,
+            instance: Epoch(instance),
+            agent,
+            clock_ns: 0,
+            sees: Vec::new(),
+        };
         downlink.handle_control(welcome, 0).expect("welcome");
     }
 

@@ -60,13 +60,14 @@ impl Worker {
     fn make_room_for_stranger(&mut self, address: IpAddr) {
         let most = STRANGERS_MAX.min(self.pool.budget_bytes() / STRANGERS_SHARE / CONNECTION_BYTES);
         let of_address = |(_, from): &&(u64, IpAddr)| *from == address;
-        let oldest = if self.strangers.iter().filter(of_address).count() >= most.min(STRANGERS_PER_ADDRESS_MAX) {
-            self.strangers.iter().find(of_address)
-        } else if self.strangers.len() >= most {
-            self.strangers.front()
-        } else {
-            None
-        };
+        let oldest =
+            if self.strangers.iter().filter(of_address).count() >= most.min(STRANGERS_PER_ADDRESS_MAX) {
+                self.strangers.iter().find(of_address)
+            } else if self.strangers.len() >= most {
+                self.strangers.front()
+            } else {
+                None
+            };
         if let Some((id, _)) = oldest.copied() {
             self.strangers_evicted += 1;
             self.remove(id);

@@ -29,12 +29,12 @@ use wire::message::{
 use wire::pool::Pool;
 use wire::secret::Secret;
 
-use crate::rights::{Rights, Who};
 use crate::config::Config;
 use crate::gate::{Attempts, Gate};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
+use crate::rights::{Rights, Who};
 
 /// Messages of one connection handled before the others get their turn.
 const MESSAGES_PER_TURN: u32 = 64;
@@ -125,12 +125,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that has no connections yet.
-    pub fn new(
-        index: usize,
-        config: &Config,
-        shared: Shared,
-        inbox: Inbox,
-    ) -> Self {
+    pub fn new(index: usize, config: &Config, shared: Shared, inbox: Inbox) -> Self {
         let Shared { instance, pool, inboxes, gate, rights } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,

@@ -40,8 +40,13 @@ fn streaming(memory_bytes: usize) -> Uplink {
 fn connect(uplink: &mut Uplink) {
     uplink.handle_connected(0, 0);
     assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome =
-        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0, sees: Vec::new() };
+    let welcome = Control::Welcome {
+        protocol: PROTOCOL,
+        instance: Epoch(1),
+        agent: String::new(),
+        clock_ns: 0,
+        sees: Vec::new(),
+    };
     uplink.handle_control(welcome, 0).expect("in turn");
     assert!(matches!(uplink.poll_control(), Some(Control::Stream(_))));
 }
@@ -49,8 +54,13 @@ fn connect(uplink: &mut Uplink) {
 fn connect_without_streams(uplink: &mut Uplink) {
     uplink.handle_connected(0, 0);
     assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome =
-        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0, sees: Vec::new() };
+    let welcome = Control::Welcome {
+        protocol: PROTOCOL,
+        instance: Epoch(1),
+        agent: String::new(),
+        clock_ns: 0,
+        sees: Vec::new(),
+    };
     uplink.handle_control(welcome, 0).expect("in turn");
 }
 
@@ -201,7 +211,13 @@ fn an_impossible_acknowledgement_is_the_peers_fault() {
     let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
     uplink.handle_block(block(&mut packer, 10));
     assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { key: KEY, found: 1, sent: 0 }));
-    let welcome = Control::Welcome { protocol: 9, instance: Epoch(1), agent: String::new(), clock_ns: 0, sees: Vec::new() };
+    let welcome = Control::Welcome {
+        protocol: 9,
+        instance: Epoch(1),
+        agent: String::new(),
+        clock_ns: 0,
+        sees: Vec::new(),
+    };
     assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
 }
 
@@ -280,8 +296,13 @@ fn streams_that_were_thrown_away_are_told_by_and_by() {
     }
     uplink.handle_connected(0, 0);
     assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome =
-        Control::Welcome { protocol: PROTOCOL, instance: Epoch(1), agent: String::new(), clock_ns: 0, sees: Vec::new() };
+    let welcome = Control::Welcome {
+        protocol: PROTOCOL,
+        instance: Epoch(1),
+        agent: String::new(),
+        clock_ns: 0,
+        sees: Vec::new(),
+    };
     uplink.handle_control(welcome, 0).expect("in turn");
     let (mut ended, mut lost) = (0, 0);
     loop {

@@ -125,8 +125,13 @@ impl Relay {
             };
             connection.worker = Some(index);
             let agent = "sim".to_owned();
-            let welcome =
-                Control::Welcome { protocol: PROTOCOL, instance: self.instance, agent, clock_ns: now, sees: Vec::new() };
+            let welcome = Control::Welcome {
+                protocol: PROTOCOL,
+                instance: self.instance,
+                agent,
+                clock_ns: now,
+                sees: Vec::new(),
+            };
             connection.down.queue_control(welcome);
             let worker = &mut self.workers[index];
             worker.peers.insert(connection.id, None);
