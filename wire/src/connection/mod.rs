@@ -13,6 +13,7 @@ mod acknowledged;
 mod handshake;
 mod life;
 mod sending;
+mod text;
 mod url;
 mod websocket;
 
@@ -55,6 +56,8 @@ const READ_SHARE_BYTES: usize = 4 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 4096;
 const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Most answers to pings that wait.
+const PONGS_MAX: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
 const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
 
@@ -170,7 +173,7 @@ impl Connection {
     fn new(stream: TcpStream, is_client: bool, phase: Phase, now: Instant) -> Self {
         // Waiting to fill segments would delay lone packets; an error here changes nothing else.
         let _ = stream.set_nodelay(true);
-        let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: HELLO_BYTES_MAX };
+        let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: 0 };
         let times = Times::default();
         acknowledged::limit_probe_interval(&stream, times.dead / 4);
         Self {
@@ -305,12 +308,7 @@ impl Connection {
         if code != 1000 {
             self.queue_control(&Control::Error { reason: reason.to_owned() });
         }
-        let mut end = reason.len().min(120);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let payload = [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat();
-        self.push_control(Outgoing::Close, payload);
+        self.push_close(code, reason);
         self.phase = Phase::Closing { deadline, shut: false };
     }
 
@@ -331,6 +329,7 @@ impl Connection {
             }
             Phase::Open => {
                 if self.life.is_look_due(now) {
+                    self.deframer.release();
                     let state = acknowledged::send_state(&self.stream);
                     if let Some(silent) = self.life.look(now, !self.is_flushed(), state) {
                         return Err(ConnectionError::Dead { silent });
@@ -379,7 +378,10 @@ impl Connection {
                     self.push_control(Outgoing::Pong, payload);
                     continue;
                 }
-                Polled::Message(Incoming::Close { reason, .. }) => {
+                Polled::Message(Incoming::Close { code, reason }) => {
+                    // The other half of the closing handshake; the peer may be gone already.
+                    self.push_close(code, "");
+                    let _ = self.drive(now);
                     return Err(ConnectionError::Closed { reason });
                 }
                 Polled::NeedBuffer => {
