@@ -335,6 +335,11 @@ fn other_protocols(url: &str) {
         text.starts_with("HTTP/1.1 400 ") && text.contains("chat.7") && text.contains(SUBPROTOCOL),
         "{text}"
     );
+    // A page in somebody's browser.
+    let page =
+        upgrade_request(SUBPROTOCOL).replace("Host: relay", "Host: relay\r\nOrigin: https://a.example.net");
+    let text = answer(page.as_bytes());
+    assert!(text.starts_with("HTTP/1.1 403 ") && text.contains("origin https://a.example.net"), "{text}");
     let text = answer(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a TLS hello\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("not HTTP"), "{text}");
     for seed in 0..20 {

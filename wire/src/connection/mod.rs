@@ -12,6 +12,7 @@
 mod acknowledged;
 mod handshake;
 mod life;
+mod origin;
 mod sending;
 mod text;
 mod url;
@@ -20,6 +21,7 @@ mod websocket;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +31,7 @@ use thiserror::Error;
 pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
+pub use origin::{Origin, OriginError};
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
 pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
@@ -131,6 +134,7 @@ pub struct Connection {
     stream: TcpStream,
     is_client: bool,
     phase: Phase,
+    policy: handshake::Policy,
     started: Instant,
     deframer: Deframer,
     readable: bool,
@@ -158,7 +162,7 @@ pub struct Connection {
 impl Connection {
     /// The client's end of `stream`, which may still be connecting.
     pub fn client(stream: TcpStream, url: &RelayUrl, now: Instant) -> Result<Self, ConnectionError> {
-        let (request, key) = handshake::client_request(url)?;
+        let (request, key) = handshake::client_request(url, &handshake::Policy::default())?;
         let phase = Phase::ClientHandshake { connected: false, key, answer: Vec::new() };
         let mut connection = Self::new(stream, true, phase, now);
         connection.stage(&request);
@@ -180,6 +184,7 @@ impl Connection {
             stream,
             is_client,
             phase,
+            policy: handshake::Policy::default(),
             started: now,
             deframer: Deframer::new(!is_client, limits),
             readable: true,
@@ -210,6 +215,12 @@ impl Connection {
     /// The stream, for socket options.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Takes requests of web pages of these origins too; none by default. For a server whose
+    /// handshake is still to come.
+    pub fn allow_origins(&mut self, origins: Arc<[Origin]>) {
+        self.policy.origins = origins;
     }
 
     /// Takes messages as long as a known peer may send, rather than a stranger's.
@@ -434,14 +445,14 @@ impl Connection {
             let rest = match &mut self.phase {
                 Phase::ClientHandshake { answer, key, .. } => {
                     answer.extend_from_slice(&bytes[..count]);
-                    match handshake::client_response(answer, key)? {
+                    match handshake::client_response(answer, key, &self.policy)? {
                         Some(consumed) => answer.split_off(consumed),
                         None => continue,
                     }
                 }
                 Phase::ServerHandshake { request } => {
                     request.extend_from_slice(&bytes[..count]);
-                    match handshake::server_request(request) {
+                    match handshake::server_request(request, &self.policy) {
                         None => continue,
                         Some(handshake::ServerReply::Upgrade { response, consumed }) => {
                             let rest = request.split_off(consumed);
