@@ -13,6 +13,8 @@ mod acknowledged;
 mod handshake;
 mod life;
 mod origin;
+#[cfg(feature = "conformance")]
+mod plain;
 mod sending;
 mod text;
 mod url;
