@@ -338,7 +338,7 @@ impl Network {
         let address = self.addresses.pop().ok_or(LinkError::NoAddress)?;
         let now = Instant::now();
         let stream = TcpStream::connect(address).map_err(ConnectionError::Io)?;
-        let mut connection = Box::new(Connection::client(stream, &self.relay, now)?);
+        let mut connection = Box::new(Connection::client(stream, &self.relay, None, now)?);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;
         self.link = Link::Up { connection, since: now, progress: Progress::default() };

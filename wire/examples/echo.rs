@@ -92,7 +92,7 @@ fn serve(address: SocketAddr) -> Result<(), Box<dyn Error>> {
             };
             last = Token(last.0 + 1);
             poll.registry().register(&mut stream, last, Interest::READABLE | Interest::WRITABLE)?;
-            let mut connection = Connection::server(stream, now);
+            let mut connection = Connection::server(stream, None, now)?;
             connection.speak_plainly(None, MESSAGE_BYTES_MAX)?;
             echoes.insert(last, Echo::new(connection, false));
         }
@@ -111,7 +111,7 @@ fn visit(server: &str, path: &str, is_listening_only: bool) -> Result<String, Bo
     let mut events = Events::with_capacity(16);
     let mut stream = TcpStream::connect(address)?;
     poll.registry().register(&mut stream, Token(1), Interest::READABLE | Interest::WRITABLE)?;
-    let mut connection = Connection::client(stream, &url, Instant::now())?;
+    let mut connection = Connection::client(stream, &url, None, Instant::now())?;
     connection.speak_plainly(Some(&url), MESSAGE_BYTES_MAX)?;
     let mut echo = Echo::new(connection, is_listening_only);
     let pool = Pool::new(POOL_BYTES);

@@ -33,6 +33,7 @@ pub mod pack;
 pub mod pcapng;
 pub mod pool;
 pub mod secret;
+pub mod tls;
 pub mod units;
 pub mod uplink;
 

@@ -31,11 +31,11 @@ impl FromStr for Format {
 /// otherwise.
 pub fn start(format: Format, default_level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
-    // tungstenite would log payloads at its lowest level: captured traffic does not belong there.
-    let filter = match "tungstenite=warn".parse() {
-        Ok(directive) => filter.add_directive(directive),
-        Err(_) => filter,
-    };
+    // tungstenite would log payloads at its lowest level: captured traffic does not belong there. What
+    // rustls finds wrong with a connection is said by us, with its name.
+    let quiet =
+        ["tungstenite=warn", "rustls=warn"].into_iter().filter_map(|directive| directive.parse().ok());
+    let filter = quiet.fold(filter, EnvFilter::add_directive);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -25,7 +25,8 @@ fn pair() -> (Connection, TcpStream) {
     client.set_read_timeout(Some(PATIENCE)).expect("sets");
     let (stream, _) = listener.accept().expect("it connects");
     stream.set_nonblocking(true).expect("sets");
-    (Connection::server(mio::net::TcpStream::from_std(stream), Instant::now()), client)
+    let stream = mio::net::TcpStream::from_std(stream);
+    (Connection::server(stream, None, Instant::now()).expect("without TLS"), client)
 }
 
 /// Serves what `client` has sent, until the connection ends.

@@ -68,7 +68,7 @@ impl Line {
     fn new(stream: TcpStream, manners: Arc<Manners>) -> Self {
         stream.set_nonblocking(true).expect("sets");
         let stream = mio::net::TcpStream::from_std(stream);
-        let mut connection = Connection::server(stream, Instant::now());
+        let mut connection = Connection::server(stream, None, Instant::now()).expect("a server");
         connection.set_times(TIMES);
         let mut line = Self { connection, pool: Pool::new(1 << 24), manners };
         let deadline = Instant::now() + PATIENCE;

@@ -21,8 +21,14 @@ impl Worker {
             }
             match listener.accept() {
                 Ok((stream, address)) => {
-                    let connection = Connection::server(stream, now);
                     let address = address.to_string();
+                    let connection = match Connection::server(stream, None, now) {
+                        Ok(connection) => connection,
+                        Err(error) => {
+                            warn!("{address}: {error}");
+                            continue;
+                        }
+                    };
                     self.adopt(Newcomer { connection, role: Role::Stranger, address }, now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = false,
@@ -270,6 +276,8 @@ impl Worker {
             Fault::Connection(ConnectionError::Frame(error)) => (error.to_string(), true),
             // An HTTP answer is on its way.
             Fault::Connection(ConnectionError::Handshake(error)) if was_closing => (error.to_string(), true),
+            // So is an alert of TLS.
+            Fault::Connection(ConnectionError::Tls(fault)) if was_closing => (fault.to_string(), true),
             Fault::Connection(error) => (error.to_string(), false),
         };
         let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;

@@ -77,7 +77,7 @@ impl Sender {
         let mut stream = mio::net::TcpStream::from_std(socket.into());
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, CONNECTION, interest)?;
-        Connection::client(stream, &self.url, now).map_err(io::Error::other)
+        Connection::client(stream, &self.url, None, now).map_err(io::Error::other)
     }
 
     /// Keeps our connection out of every ring. The flow before it may still have packets under

@@ -154,7 +154,7 @@ fn serve(
             Ok((mut stream, _)) => {
                 let both = Interest::READABLE | Interest::WRITABLE;
                 poll.registry().register(&mut stream, Token(1), both).expect("registers");
-                connection = Some(Connection::server(stream, Instant::now()));
+                connection = Some(Connection::server(stream, None, Instant::now()).expect("a server"));
                 queued.clear();
             }
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),

@@ -1,5 +1,5 @@
-//! The connection: a mio TCP stream that carries WebSocket messages. It only moves bytes; what
-//! they mean is the caller's.
+//! The connection: a mio TCP stream, with TLS or without, that carries WebSocket messages. It only
+//! moves bytes; what they mean is the caller's.
 //!
 //! mio is edge-triggered, so a connection remembers that it is readable or writable until a call
 //! says `WouldBlock`. A caller that stops earlier must come back without an event:
@@ -17,11 +17,12 @@ mod origin;
 mod plain;
 mod sending;
 mod text;
+mod transport;
 mod url;
 mod websocket;
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
 pub use origin::{Origin, OriginError};
+use transport::{Came, Transport};
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
 pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
@@ -41,8 +43,9 @@ pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
 use crate::block::BLOCK_BYTES_MAX;
 use crate::message::{CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, Envelope, HELLO_BYTES_MAX};
 use crate::pool::Pool;
+use crate::tls::{ClientTls, PeerCertificate, ServerTls, TlsFault};
 
-/// Time for the TCP connection and the handshake.
+/// Time for the TCP connection and the handshakes, that of TLS and that of WebSocket.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// After this time without sending, a ping is due.
 pub const PING_TIME: Duration = Duration::from_secs(5);
@@ -72,6 +75,8 @@ const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progres
 pub enum ConnectionError {
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("{0}")]
+    Tls(#[from] TlsFault),
     #[error("{0}")]
     Handshake(#[from] HandshakeError),
     #[error("{0}")]
@@ -133,7 +138,7 @@ enum Phase {
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    transport: Transport,
     is_client: bool,
     phase: Phase,
     policy: handshake::Policy,
@@ -155,35 +160,46 @@ pub struct Connection {
     /// Where in the stream of all staged bytes each data message ends.
     staged_ends: VecDeque<u64>,
     staged_total: u64,
-    sent_total: u64,
     data_sent: u64,
-    bytes_in: u64,
     life: Life,
 }
 
 impl Connection {
-    /// The client's end of `stream`, which may still be connecting.
-    pub fn client(stream: TcpStream, url: &RelayUrl, now: Instant) -> Result<Self, ConnectionError> {
+    /// The client's end of `stream`, which may still be connecting. `tls` is for a `wss://` url, and
+    /// needed there; with `ws://` it is not used.
+    pub fn client(
+        stream: TcpStream,
+        url: &RelayUrl,
+        tls: Option<&ClientTls>,
+        now: Instant,
+    ) -> Result<Self, ConnectionError> {
+        if url.is_secure() && tls.is_none() {
+            return Err(TlsFault::Other { text: format!("{url} needs it, and it was not set up") }.into());
+        }
         let (request, key) = handshake::client_request(url, &handshake::Policy::default())?;
+        let transport = Transport::client(stream, url.host(), tls.filter(|_| url.is_secure()))?;
         let phase = Phase::ClientHandshake { connected: false, key, answer: Vec::new() };
-        let mut connection = Self::new(stream, true, phase, now);
+        let mut connection = Self::new(transport, true, phase, now);
         connection.stage(&request);
         Ok(connection)
     }
 
-    /// The server's end of a stream just accepted.
-    pub fn server(stream: TcpStream, now: Instant) -> Self {
-        Self::new(stream, false, Phase::ServerHandshake { request: Vec::new() }, now)
+    /// The server's end of a stream just accepted; over TLS if `tls` is given, and then over nothing
+    /// else.
+    pub fn server(stream: TcpStream, tls: Option<&ServerTls>, now: Instant) -> Result<Self, ConnectionError> {
+        let transport = Transport::server(stream, tls)?;
+        Ok(Self::new(transport, false, Phase::ServerHandshake { request: Vec::new() }, now))
     }
 
-    fn new(stream: TcpStream, is_client: bool, phase: Phase, now: Instant) -> Self {
+    fn new(transport: Transport, is_client: bool, phase: Phase, now: Instant) -> Self {
+        let stream = transport.stream();
         // Waiting to fill segments would delay lone packets; an error here changes nothing else.
         let _ = stream.set_nodelay(true);
         let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: 0 };
         let times = Times::default();
-        acknowledged::limit_probe_interval(&stream, times.dead / 4);
+        acknowledged::limit_probe_interval(stream, times.dead / 4);
         Self {
-            stream,
+            transport,
             is_client,
             phase,
             policy: handshake::Policy::default(),
@@ -202,21 +218,25 @@ impl Connection {
             staged_from: 0,
             staged_ends: VecDeque::new(),
             staged_total: 0,
-            sent_total: 0,
             data_sent: 0,
-            bytes_in: 0,
             life: Life::new(times, now),
         }
     }
 
     /// The stream, for registration with a poll and for socket options.
     pub fn stream_mut(&mut self) -> &mut TcpStream {
-        &mut self.stream
+        self.transport.stream_mut()
     }
 
     /// The stream, for socket options.
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.transport.stream()
+    }
+
+    /// The certificate that the peer has shown and that was verified; `None` without one. A server
+    /// knows it as soon as [`Received::Open`] has come.
+    pub fn peer_certificate(&self) -> Option<PeerCertificate> {
+        self.transport.peer_certificate()
     }
 
     /// Takes requests of web pages of these origins too; none by default. For a server whose
@@ -284,14 +304,15 @@ impl Connection {
         !self.wants_to_send()
     }
 
-    /// Data messages that the peer's TCP has been handed, since the connection began.
+    /// Data messages that our TCP has been handed, since the connection began: the whole of each, and
+    /// with TLS also of what was encrypted together with it.
     pub fn data_sent(&self) -> u64 {
         self.data_sent
     }
 
     /// Bytes handed to TCP and read from it.
     pub fn bytes_sent_and_received(&self) -> (u64, u64) {
-        (self.sent_total, self.bytes_in)
+        (self.transport.sent_bytes(), self.transport.received_bytes())
     }
 
     /// Queues a control message.
@@ -313,6 +334,9 @@ impl Connection {
         }
         let deadline = now + CLOSE_TIME;
         if !self.is_open() {
+            if !self.transport.is_established() {
+                self.abandon();
+            }
             self.phase = Phase::Closing { deadline, shut: false };
             return;
         }
@@ -343,7 +367,7 @@ impl Connection {
             Phase::Open => {
                 if self.life.is_look_due(now) {
                     self.deframer.release();
-                    let state = acknowledged::send_state(&self.stream);
+                    let state = acknowledged::send_state(self.transport.stream());
                     if let Some(silent) = self.life.look(now, !self.is_flushed(), state) {
                         return Err(ConnectionError::Dead { silent });
                     }
@@ -366,7 +390,7 @@ impl Connection {
 
     /// Other times than the defaults.
     pub fn set_times(&mut self, times: Times) {
-        acknowledged::limit_probe_interval(&self.stream, times.dead / 4);
+        acknowledged::limit_probe_interval(self.transport.stream(), times.dead / 4);
         self.life.set_times(times);
     }
 
@@ -406,19 +430,44 @@ impl Connection {
             if !self.readable || share.0 == 0 {
                 return Ok(None);
             }
-            let space = self.deframer.space();
-            match self.stream.read(space) {
-                Ok(0) => return Err(ConnectionError::Closed { reason: String::new() }),
-                Ok(count) => {
-                    self.deframer.filled(count);
-                    self.bytes_in += count as u64;
-                    self.life.handle_heard(now);
-                    share.0 = share.0.saturating_sub(count);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+            let before = self.transport.received_bytes();
+            let came = self.transport.read(self.deframer.space());
+            match self.note_read(came, before, now, share)? {
+                Came::Bytes(count) => self.deframer.filled(count),
+                Came::End => return Err(ConnectionError::Closed { reason: String::new() }),
+                Came::Again | Came::Blocked => {}
             }
+        }
+    }
+
+    /// What every read has to be followed by. `before`: what had been received before it.
+    fn note_read(
+        &mut self,
+        came: Result<Came, ConnectionError>,
+        before: u64,
+        now: Instant,
+        share: &mut ReadShare,
+    ) -> Result<Came, ConnectionError> {
+        let count = self.transport.received_bytes() - before;
+        if count > 0 {
+            self.life.handle_heard(now);
+            share.0 = share.0.saturating_sub(count as usize);
+        }
+        match came {
+            Ok(Came::Blocked) => {
+                self.readable = false;
+                Ok(Came::Blocked)
+            }
+            // The alert still goes out, and nothing else can.
+            Err(ConnectionError::Tls(_)) if self.is_closing() => {
+                Err(ConnectionError::Closed { reason: String::new() })
+            }
+            Err(ConnectionError::Tls(fault)) => {
+                self.abandon();
+                self.phase = Phase::Closing { deadline: now + CLOSE_TIME, shut: false };
+                Err(fault.into())
+            }
+            other => other,
         }
     }
 
@@ -432,18 +481,13 @@ impl Connection {
             if let Phase::ClientHandshake { connected: false, .. } = self.phase {
                 return Ok(None); // drive() finds out whether TCP is connected
             }
-            let count = match self.stream.read(&mut bytes) {
-                Ok(0) => return Err(ConnectionError::Closed { reason: String::new() }),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return Ok(None);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
+            let before = self.transport.received_bytes();
+            let came = self.transport.read(&mut bytes);
+            let count = match self.note_read(came, before, now, share)? {
+                Came::Bytes(count) => count,
+                Came::End => return Err(ConnectionError::Closed { reason: String::new() }),
+                Came::Again | Came::Blocked => continue,
             };
-            self.life.handle_heard(now);
-            share.0 = share.0.saturating_sub(count);
             let rest = match &mut self.phase {
                 Phase::ClientHandshake { answer, key, .. } => {
                     answer.extend_from_slice(&bytes[..count]);

@@ -47,28 +47,50 @@ impl Connection {
         if let Phase::ClientHandshake { connected, .. } = &mut self.phase
             && !*connected
         {
-            if let Some(error) = self.stream.take_error()? {
+            if let Some(error) = self.transport.stream().take_error()? {
                 return Err(error.into());
             }
-            match self.stream.peer_addr() {
+            match self.transport.stream().peer_addr() {
                 Ok(_) => *connected = true,
                 Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
         self.check_control_queue()?;
+        self.send(now)?;
+        if let Phase::Closing { shut: false, .. } = self.phase
+            && self.staged_from == self.staged.len()
+            && self.control.is_empty()
+            && self.committed.is_empty()
+        {
+            self.transport.say_goodbye();
+            self.send(now)?;
+            if !self.transport.wants_write() {
+                let _ = self.transport.stream().shutdown(Shutdown::Write); // the peer may be gone already
+                if let Phase::Closing { shut, .. } = &mut self.phase {
+                    *shut = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends until nothing is left or the socket takes no more.
+    fn send(&mut self, now: Instant) -> Result<(), ConnectionError> {
         while self.writable && self.wants_to_send() {
-            self.commit()?;
-            let sent = if self.staged_from < self.staged.len() {
-                self.stream.write(&self.staged[self.staged_from..])
+            let sent = if self.transport.wants_write() {
+                self.transport.flush()
             } else {
-                write_pieces(&mut self.stream, &self.committed)
+                self.commit()?;
+                if self.staged_from < self.staged.len() {
+                    self.transport.write(&[IoSlice::new(&self.staged[self.staged_from..])])
+                } else {
+                    write_pieces(&mut self.transport, &self.committed)
+                }
             };
             match sent {
-                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
                 Ok(count) => {
                     self.life.handle_sent(now);
-                    self.sent_total += count as u64;
                     self.settle(count);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
@@ -76,21 +98,31 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Phase::Closing { shut, .. } = &mut self.phase
-            && !*shut
-            && self.staged_from == self.staged.len()
-            && self.control.is_empty()
-            && self.committed.is_empty()
-        {
-            *shut = true;
-            let _ = self.stream.shutdown(Shutdown::Write); // the peer may be gone already
-        }
         Ok(())
     }
 
     pub(super) fn wants_to_send(&self) -> bool {
+        if self.transport.wants_write() {
+            return true;
+        }
+        if !self.transport.is_established() {
+            return false; // what is staged waits for the TLS handshake
+        }
         let queued = !self.control.is_empty() || !self.data.is_empty() || !self.committed.is_empty();
         self.staged_from < self.staged.len() || (queued && (self.is_open() || self.is_closing()))
+    }
+
+    /// Lets go of everything that waits: it can never be sent.
+    pub(super) fn abandon(&mut self) {
+        self.staged.clear();
+        self.staged_from = 0;
+        self.staged_ends.clear();
+        self.control.clear();
+        self.control_bytes = 0;
+        self.data.clear();
+        self.data_bytes = 0;
+        self.committed.clear();
+        self.committed_bytes = 0;
     }
 
     pub(super) fn check_control_queue(&self) -> Result<(), ConnectionError> {
@@ -205,7 +237,7 @@ impl Connection {
 }
 
 /// One vectored write of the committed frames, from where their payloads lie.
-fn write_pieces(stream: &mut TcpStream, pieces: &VecDeque<Piece>) -> io::Result<usize> {
+fn write_pieces(transport: &mut Transport, pieces: &VecDeque<Piece>) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); 2 * COMMITTED_MESSAGES];
     let mut used = 0;
     for piece in pieces.iter().take(COMMITTED_MESSAGES) {
@@ -218,7 +250,7 @@ fn write_pieces(stream: &mut TcpStream, pieces: &VecDeque<Piece>) -> io::Result<
             }
         }
     }
-    stream.write_vectored(&slices[..used])
+    transport.write(&slices[..used])
 }
 
 /// A mask that a party which can choose what we capture cannot predict (RFC 6455, section 10.3).

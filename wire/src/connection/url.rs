@@ -1,12 +1,15 @@
-//! The address of a relay: `ws://HOST[:PORT][/PATH]`.
+//! The address of a relay: `ws://HOST[:PORT][/PATH]`, or `wss://...` over TLS.
 
+use std::net::IpAddr;
+
+use rustls_pki_types::ServerName;
 use thiserror::Error;
 
 use crate::message::DEFAULT_PORT;
 
 /// Why text is not the address of a relay.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("relay url {url:?}: {problem}; write ws://HOST[:PORT][/PATH]")]
+#[error("relay url {url:?}: {problem}; write wss://HOST[:PORT][/PATH], or ws://... without TLS")]
 pub struct UrlError {
     url: String,
     problem: &'static str,
@@ -15,6 +18,7 @@ pub struct UrlError {
 /// A relay's address, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayUrl {
+    secure: bool,
     /// Name or address, without brackets.
     host: String,
     port: u16,
@@ -22,18 +26,18 @@ pub struct RelayUrl {
 }
 
 impl RelayUrl {
-    /// Reads `ws://HOST[:PORT][/PATH]`; the port is 9440 when none is given. An IPv6 address
-    /// stands in brackets.
+    /// Reads `ws://HOST[:PORT][/PATH]` or `wss://...`; the port is 9440 when none is given. An IPv6
+    /// address stands in brackets.
     pub fn parse(url: &str) -> Result<Self, UrlError> {
         let fail = |problem| {
             // What stands before an @ may be a password.
             let url = url.rsplit_once('@').map_or(url.to_owned(), |(_, tail)| format!("...@{tail}"));
             Err(UrlError { url, problem })
         };
-        let rest = match url.split_once("://") {
-            Some(("ws", rest)) => rest,
-            Some(("wss", _)) => return fail("TLS (wss) is not there yet in this version"),
-            Some(_) => return fail("the scheme is not ws"),
+        let (secure, rest) = match url.split_once("://") {
+            Some(("ws", rest)) => (false, rest),
+            Some(("wss", rest)) => (true, rest),
+            Some(_) => return fail("the scheme is neither ws nor wss"),
             None => return fail("no scheme"),
         };
         let (authority, path) = match rest.find('/') {
@@ -70,7 +74,25 @@ impl RelayUrl {
             Some(Ok(0)) | Some(Err(_)) => return fail("the port is not 1 to 65535"),
             Some(Ok(port)) => port,
         };
-        Ok(Self { host: host.to_owned(), port, path: path.to_owned() })
+        if secure && ServerName::try_from(host).is_err() {
+            return fail("the host is no name or address that a certificate can be for");
+        }
+        Ok(Self { secure, host: host.to_owned(), port, path: path.to_owned() })
+    }
+
+    /// Whether it is spoken to over TLS: `wss`.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether it can only be this very host: `localhost`, a name under it (RFC 6761, section 6.3),
+    /// 127.0.0.0/8 or ::1. What goes there crosses no network.
+    pub fn is_loopback(&self) -> bool {
+        if let Ok(address) = self.host.parse::<IpAddr>() {
+            return address.to_canonical().is_loopback();
+        }
+        let name = self.host.strip_suffix('.').unwrap_or(&self.host).to_ascii_lowercase();
+        name == "localhost" || name.ends_with(".localhost")
     }
 
     /// Name or address, without brackets.
@@ -100,7 +122,8 @@ impl RelayUrl {
 
 impl std::fmt::Display for RelayUrl {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "ws://{}{}", self.authority(), self.path)
+        let scheme = if self.secure { "wss" } else { "ws" };
+        write!(formatter, "{scheme}://{}{}", self.authority(), self.path)
     }
 }
 
@@ -115,8 +138,33 @@ mod tests {
             ("ws://relay", "ws://relay:9440/"),
             ("ws://[::1]:80/x?y=1", "ws://[::1]:80/x?y=1"),
             ("ws://[fe80::1]/", "ws://[fe80::1]:9440/"),
+            ("wss://relay.example.net", "wss://relay.example.net:9440/"),
+            ("wss://[::1]:443", "wss://[::1]:443/"),
         ] {
             assert_eq!(RelayUrl::parse(text).expect(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn what_stays_on_this_host_is_known() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("LocalHost.", true),
+            ("a.b.localhost", true),
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("10.0.0.1", false),
+            ("0.0.0.0", false),
+            ("[fe80::1]", false),
+            ("localhost.example.net", false),
+            ("notlocalhost", false),
+            ("127.0.0.1.example.net", false),
+        ] {
+            let url = RelayUrl::parse(&format!("ws://{host}:1")).expect(host);
+            assert_eq!((url.is_loopback(), url.is_secure()), (expected, false), "{host}");
+            assert!(RelayUrl::parse(&format!("wss://{host}:1")).expect(host).is_secure());
         }
     }
 
@@ -125,7 +173,9 @@ mod tests {
         for (text, problem) in [
             ("relay:9440", "no scheme"),
             ("http://relay", "scheme"),
-            ("wss://relay", "TLS"),
+            ("wss://re?lay", "characters"),
+            ("wss://-relay-", "certificate"),
+            ("wss://[fe80::1%eth0]", "certificate"),
             ("ws://", "no host"),
             ("ws://:80", "no host"),
             ("ws://relay:0", "port"),

@@ -1,0 +1,149 @@
+//! Certificates and keys from PEM files (RFC 7468).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use super::peer;
+use crate::clock::wall_ns;
+
+/// Why a certificate, a key or both cannot be used. Names the option and the file.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum TlsError {
+    #[error("{option} {}: {error}", .path.display())]
+    Read { option: &'static str, path: PathBuf, error: io::Error },
+    #[error("{option} {}: {problem}", .path.display())]
+    Content { option: &'static str, path: PathBuf, problem: String },
+    #[error("--cert and --key: one is of no use without the other; give both")]
+    Half,
+    #[error(
+        "--cert {} and --key {}: the key does not belong to the first certificate of that file",
+        .cert.display(), .key.display()
+    )]
+    Mismatch { cert: PathBuf, key: PathBuf },
+    #[error("this system has no certificate authorities that could be read; name one with --ca FILE")]
+    NoRoots,
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// One file, and the option that named it.
+#[derive(Clone, Copy)]
+pub struct Named<'a> {
+    pub option: &'static str,
+    pub path: &'a Path,
+}
+
+impl Named<'_> {
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+        std::fs::read(self.path).map(Zeroizing::new).map_err(|error| TlsError::Read {
+            option: self.option,
+            path: self.path.to_owned(),
+            error,
+        })
+    }
+
+    fn content(&self, problem: impl Into<String>) -> TlsError {
+        TlsError::Content { option: self.option, path: self.path.to_owned(), problem: problem.into() }
+    }
+
+    /// All certificates of the file, at least one.
+    pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let pem = self.read()?;
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let found = found.map_err(|error| self.content(format!("not PEM: {error}")))?;
+        if found.is_empty() {
+            let holds_key = contains(&pem, b"PRIVATE KEY-----");
+            let hint = if holds_key { "; it holds a private key: are the files mixed up?" } else { "" };
+            return Err(
+                self.content(format!("no certificate in it (PEM, -----BEGIN CERTIFICATE-----){hint}"))
+            );
+        }
+        Ok(found)
+    }
+
+    /// The certificates of the file as those of authorities.
+    pub fn authorities(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for (index, certificate) in self.certificates()?.into_iter().enumerate() {
+            roots
+                .add(certificate)
+                .map_err(|error| self.content(format!("certificate {}: {error}", index + 1)))?;
+        }
+        Ok(roots)
+    }
+
+    /// The first private key of the file. Says so where others than its owner can read it.
+    pub fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        let pem = self.read()?;
+        warn_if_open(self.option, self.path);
+        match PrivateKeyDer::from_pem_slice(&pem) {
+            Ok(key) => Ok(key),
+            Err(_) if contains(&pem, b"ENCRYPTED") => Err(self.content(
+                "the key is encrypted, and there is nobody to ask for its passphrase: \
+                 write it out with openssl pkey, mode 0600",
+            )),
+            // The cause could show a piece of the key.
+            Err(_) if contains(&pem, b"-----BEGIN CERTIFICATE-----") => {
+                Err(self.content("no private key in it, but a certificate: are the files mixed up?"))
+            }
+            Err(_) => Err(self.content("no private key in it (PEM, -----BEGIN PRIVATE KEY-----)")),
+        }
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// Says where a file with a secret in it can be read by others than its owner.
+pub fn warn_if_open(option: &str, path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.mode());
+        if mode & 0o044 != 0 {
+            let path = path.display();
+            warn!("{option} {path}: others than its owner can read it; chmod 600 {path}");
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (option, path);
+}
+
+/// Says where our own certificate is of no use by the clock; how long the first of them lasts.
+pub fn warn_if_expired(option: &str, path: &Path, chain: &[CertificateDer<'static>]) -> Option<u64> {
+    let not_after_s = peer::not_after_s(chain.first()?)?;
+    if not_after_s < wall_ns() / 1_000_000_000 {
+        let path = path.display();
+        warn!("{option} {path}: expired at {}; peers will refuse it", super::fault::date(not_after_s));
+    }
+    Some(not_after_s)
+}
+
+/// rustls' word on a chain and a key that were to go together.
+pub fn pair_error(error: &rustls::Error, cert: &Path, key: &Path) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::Mismatch { cert: cert.to_owned(), key: key.to_owned() }
+        }
+        rustls::Error::InvalidCertificate(problem) => TlsError::Content {
+            option: "--cert",
+            path: cert.to_owned(),
+            problem: format!("the first certificate cannot be read: {problem}"),
+        },
+        // The text is of the kind of key alone.
+        other => TlsError::Content {
+            option: "--key",
+            path: key.to_owned(),
+            problem: format!("cannot be used: {other}; ECDSA, Ed25519 and RSA keys can"),
+        },
+    }
+}
