@@ -246,10 +246,10 @@ fn broken_messages(url: &str) {
     peer.send(&oversized(HELLO_BYTES_MAX as u64 + 1, TEXT));
     is_told(peer, "at most 65536");
     // A stranger has less room.
-    for opcode in [TEXT, BINARY] {
+    for (opcode, text) in [(TEXT, "at most 65536"), (BINARY, "no binary message is taken")] {
         let mut peer = RawPeer::open(url);
         peer.send(&oversized(HELLO_BYTES_MAX as u64 + 1, opcode));
-        is_told(peer, "at most 65536");
+        is_told(peer, text);
     }
     // The first bit of a length is not one.
     let mut peer = publisher(url);
@@ -264,7 +264,7 @@ fn broken_messages(url: &str) {
         (frame(3, b"no such opcode", true), "websocket"),
         (frame(9, &[0; 126], true), "websocket"),
         ([&[0xc1, 0x80][..], &[0; 4]].concat(), "websocket"),
-        (frame(TEXT, &[0xff, 0xfe], true), "control message"),
+        (frame(TEXT, &[0xff, 0xfe], true), "not UTF-8"),
         (frame(TEXT, b"{", true), "control message"),
         (frame(TEXT, br#"{"type":"stream","stream":-1}"#, true), "control message"),
         (frame(TEXT, br#"{"no":"type"}"#, true), "control message"),
@@ -294,7 +294,7 @@ fn peers_out_of_turn(url: &str) {
     is_told(peer, "without being a publisher");
     let mut peer = RawPeer::open(url);
     peer.block(block.bytes());
-    is_told(peer, "without being a publisher");
+    is_told(peer, "no binary message is taken");
 
     let mut peer = RawPeer::open(url);
     peer.control(&Control::List);
@@ -335,6 +335,11 @@ fn other_protocols(url: &str) {
         text.starts_with("HTTP/1.1 400 ") && text.contains("chat.7") && text.contains(SUBPROTOCOL),
         "{text}"
     );
+    // A page in somebody's browser.
+    let page =
+        upgrade_request(SUBPROTOCOL).replace("Host: relay", "Host: relay\r\nOrigin: https://a.example.net");
+    let text = answer(page.as_bytes());
+    assert!(text.starts_with("HTTP/1.1 403 ") && text.contains("origin https://a.example.net"), "{text}");
     let text = answer(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a TLS hello\r\n\r\n");
     assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("not HTTP"), "{text}");
     for seed in 0..20 {

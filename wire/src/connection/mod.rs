@@ -12,7 +12,11 @@
 mod acknowledged;
 mod handshake;
 mod life;
+mod origin;
+#[cfg(feature = "conformance")]
+mod plain;
 mod sending;
+mod text;
 mod transport;
 mod url;
 mod websocket;
@@ -20,6 +24,7 @@ mod websocket;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +34,7 @@ use thiserror::Error;
 pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
+pub use origin::{Origin, OriginError};
 use transport::{Came, Transport};
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
@@ -58,6 +64,8 @@ const READ_SHARE_BYTES: usize = 4 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 4096;
 const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Most answers to pings that wait.
+const PONGS_MAX: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
 const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
 
@@ -133,6 +141,7 @@ pub struct Connection {
     transport: Transport,
     is_client: bool,
     phase: Phase,
+    policy: handshake::Policy,
     started: Instant,
     deframer: Deframer,
     readable: bool,
@@ -167,7 +176,7 @@ impl Connection {
         if url.is_secure() && tls.is_none() {
             return Err(TlsFault::Other { text: format!("{url} needs it, and it was not set up") }.into());
         }
-        let (request, key) = handshake::client_request(url)?;
+        let (request, key) = handshake::client_request(url, &handshake::Policy::default())?;
         let transport = Transport::client(stream, url.host(), tls.filter(|_| url.is_secure()))?;
         let phase = Phase::ClientHandshake { connected: false, key, answer: Vec::new() };
         let mut connection = Self::new(transport, true, phase, now);
@@ -186,13 +195,14 @@ impl Connection {
         let stream = transport.stream();
         // Waiting to fill segments would delay lone packets; an error here changes nothing else.
         let _ = stream.set_nodelay(true);
-        let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: HELLO_BYTES_MAX };
+        let limits = Limits { text_bytes: HELLO_BYTES_MAX, binary_bytes: 0 };
         let times = Times::default();
         acknowledged::limit_probe_interval(stream, times.dead / 4);
         Self {
             transport,
             is_client,
             phase,
+            policy: handshake::Policy::default(),
             started: now,
             deframer: Deframer::new(!is_client, limits),
             readable: true,
@@ -227,6 +237,12 @@ impl Connection {
     /// knows it as soon as [`Received::Open`] has come.
     pub fn peer_certificate(&self) -> Option<PeerCertificate> {
         self.transport.peer_certificate()
+    }
+
+    /// Takes requests of web pages of these origins too; none by default. For a server whose
+    /// handshake is still to come.
+    pub fn allow_origins(&mut self, origins: Arc<[Origin]>) {
+        self.policy.origins = origins;
     }
 
     /// Takes messages as long as a known peer may send, rather than a stranger's.
@@ -329,12 +345,7 @@ impl Connection {
         if code != 1000 {
             self.queue_control(&Control::Error { reason: reason.to_owned() });
         }
-        let mut end = reason.len().min(120);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let payload = [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat();
-        self.push_control(Outgoing::Close, payload);
+        self.push_close(code, reason);
         self.phase = Phase::Closing { deadline, shut: false };
     }
 
@@ -355,6 +366,7 @@ impl Connection {
             }
             Phase::Open => {
                 if self.life.is_look_due(now) {
+                    self.deframer.release();
                     let state = acknowledged::send_state(self.transport.stream());
                     if let Some(silent) = self.life.look(now, !self.is_flushed(), state) {
                         return Err(ConnectionError::Dead { silent });
@@ -403,7 +415,10 @@ impl Connection {
                     self.push_control(Outgoing::Pong, payload);
                     continue;
                 }
-                Polled::Message(Incoming::Close { reason, .. }) => {
+                Polled::Message(Incoming::Close { code, reason }) => {
+                    // The other half of the closing handshake; the peer may be gone already.
+                    self.push_close(code, "");
+                    let _ = self.drive(now);
                     return Err(ConnectionError::Closed { reason });
                 }
                 Polled::NeedBuffer => {
@@ -476,14 +491,14 @@ impl Connection {
             let rest = match &mut self.phase {
                 Phase::ClientHandshake { answer, key, .. } => {
                     answer.extend_from_slice(&bytes[..count]);
-                    match handshake::client_response(answer, key)? {
+                    match handshake::client_response(answer, key, &self.policy)? {
                         Some(consumed) => answer.split_off(consumed),
                         None => continue,
                     }
                 }
                 Phase::ServerHandshake { request } => {
                     request.extend_from_slice(&bytes[..count]);
-                    match handshake::server_request(request) {
+                    match handshake::server_request(request, &self.policy) {
                         None => continue,
                         Some(handshake::ServerReply::Upgrade { response, consumed }) => {
                             let rest = request.split_off(consumed);

@@ -6,8 +6,15 @@ impl Connection {
     pub(super) fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
         // One pong says what many would (RFC 6455, section 5.5.3), and so does one progress: a peer
         // that asks often, or sends much, while it does not read must not fill the queue.
+        let is_pong = |waiting: &(Outgoing, Vec<u8>)| waiting.0 == Outgoing::Pong;
+        if kind == Outgoing::Pong
+            && self.control.iter().filter(|waiting| is_pong(waiting)).count() >= PONGS_MAX
+            && let Some(dropped) =
+                self.control.iter().position(is_pong).and_then(|at| self.control.remove(at))
+        {
+            self.control_bytes -= dropped.1.len();
+        }
         let superseding = match kind {
-            Outgoing::Pong => Some(&b""[..]),
             Outgoing::Text => SUPERSEDING_JSON.into_iter().find(|head| payload.starts_with(head)),
             _ => None,
         };
@@ -22,6 +29,17 @@ impl Connection {
         }
         self.control_bytes += one.1.len();
         self.control.push_back(one);
+    }
+
+    /// Queues a close frame. 1005 is no code that is sent, but stands for none (RFC 6455, section
+    /// 7.4.1).
+    pub(super) fn push_close(&mut self, code: u16, reason: &str) {
+        let mut end = reason.len().min(120);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let code = if code == 1005 { Vec::new() } else { code.to_be_bytes().to_vec() };
+        self.push_control(Outgoing::Close, [&code[..], &reason.as_bytes()[..end]].concat());
     }
 
     /// Sends what can be sent. In the end of a close this is what ends with an error.

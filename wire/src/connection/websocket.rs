@@ -1,6 +1,10 @@
 //! RFC 6455 over the caller's bytes: a deframer that reads payloads straight into pooled buffers
 //! and unmasks them in place, and the writing of frame headers. No I/O.
 //!
+//! What a peer makes us hold is bounded by what it has sent: a text message grows with its bytes,
+//! and the staging buffer is there only while bytes come. A binary message has its whole buffer from
+//! the first byte on; only a peer that is known may send one.
+//!
 //! tungstenite reads and writes the frame header and makes the handshake; its own connection type
 //! is not used, since it copies each payload into one growing buffer per connection.
 
@@ -11,17 +15,20 @@ use thiserror::Error;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control as ControlCode, Data as DataCode, OpCode};
 
+use super::text::Text;
 use crate::pool::{Buffer, Pool};
 
-/// Bytes of the staging buffer: headers, control messages and the beginnings of payloads.
+/// Bytes of the staging buffer: headers, text, control messages and the beginnings of payloads.
 const STAGING_BYTES: usize = 16 << 10;
+/// Bytes of it until they were once used up: enough for a hello.
+const STAGING_FIRST_BYTES: usize = 1 << 10;
 /// Most payload bytes of a control frame (RFC 6455, section 5.5).
 const CONTROL_PAYLOAD_MAX: u64 = 125;
 
 /// A whole message, or a control frame.
 #[derive(Debug)]
 pub enum Incoming {
-    /// A text message. Not yet checked to be UTF-8.
+    /// A text message, which is UTF-8.
     Text(Vec<u8>),
     /// A binary message, in a buffer of the pool.
     Binary(Bytes),
@@ -31,7 +38,7 @@ pub enum Incoming {
     Pong,
     /// The peer closes, with its reason.
     Close {
-        /// Status code (section 7.4), 1005 if there was none.
+        /// Status code (section 7.4), one that may be sent; 1005 if there was none.
         code: u16,
         /// Reason for people.
         reason: String,
@@ -55,8 +62,24 @@ pub enum Polled {
 pub enum FrameError {
     #[error("websocket: {0}")]
     Malformed(&'static str),
+    #[error("websocket: text that is not UTF-8")]
+    NotUtf8,
     #[error("websocket: message of {found} bytes, at most {limit} are taken here")]
     TooLong { found: u64, limit: usize },
+    #[error("websocket: a binary message of {found} bytes; no binary message is taken here")]
+    Unwanted { found: u64 },
+}
+
+impl FrameError {
+    /// The status code of the close frame that tells the peer (RFC 6455, section 7.4.1).
+    pub fn close_code(&self) -> u16 {
+        match self {
+            FrameError::Malformed(_) => 1002,
+            FrameError::NotUtf8 => 1007,
+            FrameError::TooLong { .. } => 1009,
+            FrameError::Unwanted { .. } => 1003,
+        }
+    }
 }
 
 /// Longest messages taken, in bytes.
@@ -64,7 +87,7 @@ pub enum FrameError {
 pub struct Limits {
     /// Text messages.
     pub text_bytes: usize,
-    /// Binary messages.
+    /// Binary messages; 0: none, not even an empty one.
     pub binary_bytes: usize,
 }
 
@@ -74,26 +97,29 @@ pub struct Deframer {
     /// Frames must be masked (we are the server) or must not be (we are the client).
     masked: bool,
     limits: Limits,
-    staging: Box<[u8]>,
+    /// Empty while no bytes come.
+    staging: Vec<u8>,
+    /// How large the staging buffer is to be.
+    staging_bytes: usize,
     /// Unread bytes of the staging buffer are `start..end`.
     start: usize,
     end: usize,
     frame: Option<Frame>,
     /// Earlier frames of a fragmented message.
-    fragments: Option<(DataCode, Fragments)>,
+    fragments: Option<Fragments>,
 }
 
 /// What earlier frames of a message brought.
 #[derive(Debug)]
 enum Fragments {
-    Text(Vec<u8>),
+    Text(Text),
     Binary(Buffer),
 }
 
 impl Fragments {
     fn len(&self) -> usize {
         match self {
-            Fragments::Text(bytes) => bytes.len(),
+            Fragments::Text(text) => text.len(),
             Fragments::Binary(buffer) => buffer.len(),
         }
     }
@@ -102,39 +128,23 @@ impl Fragments {
 /// The data frame being read.
 #[derive(Debug)]
 struct Frame {
-    code: DataCode,
     is_final: bool,
     mask: Option<[u8; 4]>,
     target: Target,
-    /// Bytes of the target that earlier frames brought.
+    /// Bytes of the message that earlier frames brought.
     base: usize,
+    /// Bytes of the message that are there.
     filled: usize,
+    /// Bytes of the message once this frame is whole.
+    end: usize,
 }
 
 #[derive(Debug)]
 enum Target {
-    Plain(Vec<u8>),
+    Text(Text),
     Pooled(Buffer),
     /// A binary frame whose buffer could not be had yet.
-    Wanted(usize),
-}
-
-impl Target {
-    fn len(&self) -> usize {
-        match self {
-            Target::Plain(bytes) => bytes.len(),
-            Target::Pooled(buffer) => buffer.len(),
-            Target::Wanted(len) => *len,
-        }
-    }
-
-    fn slice_mut(&mut self) -> &mut [u8] {
-        match self {
-            Target::Plain(bytes) => bytes,
-            Target::Pooled(buffer) => buffer,
-            Target::Wanted(_) => &mut [],
-        }
-    }
+    Wanted,
 }
 
 impl Deframer {
@@ -143,7 +153,8 @@ impl Deframer {
         Self {
             masked,
             limits,
-            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
+            staging: Vec::new(),
+            staging_bytes: STAGING_FIRST_BYTES,
             start: 0,
             end: 0,
             frame: None,
@@ -159,17 +170,18 @@ impl Deframer {
     /// Where the next bytes of the peer go: into the payload itself where one is under way.
     /// Empty only while a buffer is wanted and the staging buffer is full.
     pub fn space(&mut self) -> &mut [u8] {
-        let direct = match &self.frame {
-            Some(frame) => self.start == self.end && !matches!(frame.target, Target::Wanted(_)),
-            None => false,
-        };
-        if direct && let Some(frame) = &mut self.frame {
-            return &mut frame.target.slice_mut()[frame.filled..];
+        if self.start == self.end
+            && let Some(Frame { target: Target::Pooled(buffer), filled, end, .. }) = &mut self.frame
+        {
+            return &mut buffer[*filled..*end];
         }
         if self.start > 0 {
             self.staging.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+        }
+        if self.staging.len() < self.staging_bytes {
+            self.staging.resize(self.staging_bytes, 0);
         }
         &mut self.staging[self.end..]
     }
@@ -177,15 +189,35 @@ impl Deframer {
     /// `count` bytes have been written to [`Deframer::space`].
     pub fn filled(&mut self, count: usize) {
         match &mut self.frame {
-            Some(frame) if self.start == self.end && !matches!(frame.target, Target::Wanted(_)) => {
+            Some(frame) if self.start == self.end && matches!(frame.target, Target::Pooled(_)) => {
                 frame.advance(count);
             }
-            _ => self.end = (self.end + count).min(self.staging.len()),
+            _ => {
+                self.end = (self.end + count).min(self.staging.len());
+                if self.end == self.staging.len() {
+                    self.staging_bytes = STAGING_BYTES;
+                }
+            }
+        }
+    }
+
+    /// Gives up the staging buffer while no bytes wait in it; it comes back with the next.
+    pub fn release(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.staging = Vec::new();
+            self.staging_bytes = STAGING_FIRST_BYTES;
         }
     }
 
     /// Puts bytes read before (behind a handshake) in front.
     pub fn preload(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.len() > STAGING_FIRST_BYTES {
+            self.staging_bytes = STAGING_BYTES;
+        }
         let space = self.space();
         let Some(room) = space.get_mut(..bytes.len()) else {
             return Err(FrameError::Malformed("too many bytes behind the handshake"));
@@ -205,18 +237,16 @@ impl Deframer {
                     None => return Ok(Polled::NeedBytes),
                 }
             };
-            if let Target::Wanted(len) = frame.target {
-                let Some(buffer) = room_for(len, &mut self.fragments, pool) else {
+            if let Target::Wanted = frame.target {
+                let Some(buffer) = room_for(frame.end, &mut self.fragments, pool) else {
                     return Ok(Polled::NeedBuffer);
                 };
                 frame.target = Target::Pooled(buffer);
             }
-            let wanted = frame.target.len() - frame.filled;
+            let wanted = frame.end - frame.filled;
             let here = wanted.min(self.end - self.start);
             if here > 0 {
-                let from = &self.staging[self.start..self.start + here];
-                frame.target.slice_mut()[frame.filled..frame.filled + here].copy_from_slice(from);
-                frame.advance(here);
+                frame.copy(&self.staging[self.start..self.start + here])?;
                 self.start += here;
             }
             if here < wanted {
@@ -259,31 +289,36 @@ impl Deframer {
                 return control(code, payload).map(|message| Some(Begun::Control(message)));
             }
         };
-        let (message_code, before) = match (&self.fragments, code) {
-            (Some((code, bytes)), DataCode::Continue) => (*code, bytes.len() as u64),
-            (None, DataCode::Text | DataCode::Binary) => (code, 0),
+        let (is_text, before) = match (&self.fragments, code) {
+            (Some(earlier), DataCode::Continue) => (matches!(earlier, Fragments::Text(_)), earlier.len()),
+            (None, DataCode::Text) => (true, 0),
+            (None, DataCode::Binary) => (false, 0),
             (Some(_), _) => return Err(FrameError::Malformed("a new message inside a fragmented one")),
             (None, _) => return Err(FrameError::Malformed("a continuation of nothing")),
         };
-        let is_text = message_code == DataCode::Text;
         let limit = if is_text { self.limits.text_bytes } else { self.limits.binary_bytes };
-        let found = before.saturating_add(length);
+        let found = (before as u64).saturating_add(length);
+        if !is_text && limit == 0 {
+            return Err(FrameError::Unwanted { found });
+        }
         if found > limit as u64 {
             return Err(FrameError::TooLong { found, limit });
         }
-        let (length, before) = (length as usize, before as usize); // together at most `limit`
         self.start += header_len;
-        let (target, base) = match is_text {
-            true => (Target::Plain(vec![0; length]), 0),
-            false => (Target::Wanted(before + length), before),
+        let target = match is_text {
+            true => Target::Text(match self.fragments.take() {
+                Some(Fragments::Text(earlier)) => earlier,
+                _ => Text::default(),
+            }),
+            false => Target::Wanted,
         };
         self.frame = Some(Frame {
-            code: message_code,
             is_final: header.is_final,
             mask: header.mask,
             target,
-            base,
-            filled: base,
+            base: before,
+            filled: before,
+            end: found as usize, // at most `limit`
         });
         Ok(Some(Begun::Data))
     }
@@ -291,47 +326,34 @@ impl Deframer {
     /// The frame under way is whole; so is the message if it was the last.
     fn finish_frame(&mut self) -> Result<Option<Incoming>, FrameError> {
         let Some(frame) = self.frame.take() else { return Ok(None) };
-        match frame.target {
-            Target::Pooled(buffer) if frame.is_final => Ok(Some(Incoming::Binary(buffer.freeze()))),
-            Target::Pooled(buffer) => {
-                self.fragments = Some((frame.code, Fragments::Binary(buffer)));
-                Ok(None)
-            }
-            Target::Plain(bytes) => {
-                let text = match self.fragments.take() {
-                    Some((_, Fragments::Text(mut earlier))) => {
-                        earlier.extend_from_slice(&bytes);
-                        earlier
-                    }
-                    _ => bytes,
-                };
-                if frame.is_final {
-                    return Ok(Some(Incoming::Text(text)));
-                }
-                self.fragments = Some((frame.code, Fragments::Text(text)));
-                Ok(None)
-            }
-            Target::Wanted(_) => Ok(None),
+        match (frame.target, frame.is_final) {
+            (Target::Pooled(buffer), true) => return Ok(Some(Incoming::Binary(buffer.freeze()))),
+            (Target::Pooled(buffer), false) => self.fragments = Some(Fragments::Binary(buffer)),
+            (Target::Text(text), true) => return text.finish().map(|text| Some(Incoming::Text(text))),
+            (Target::Text(text), false) => self.fragments = Some(Fragments::Text(text)),
+            (Target::Wanted, _) => {}
         }
+        Ok(None)
     }
 }
 
 /// A buffer for a binary message of `len` bytes so far, with what earlier fragments brought at its
 /// beginning. It grows by doubling, so many fragments are not copied over and over.
-fn room_for(len: usize, fragments: &mut Option<(DataCode, Fragments)>, pool: &Pool) -> Option<Buffer> {
-    let Some((code, Fragments::Binary(mut earlier))) = fragments.take() else { return pool.take(len) };
+fn room_for(len: usize, fragments: &mut Option<Fragments>, pool: &Pool) -> Option<Buffer> {
+    let Some(Fragments::Binary(mut earlier)) = fragments.take() else { return pool.take(len) };
     if earlier.set_len(len) {
         return Some(earlier);
     }
     let brought = earlier.len();
-    match pool.take(len.max(brought * 2)) {
+    // Twice as much may be more than the pool's largest buffer.
+    match pool.take(len.max(brought * 2)).or_else(|| pool.take(len)) {
         Some(mut larger) => {
             larger[..brought].copy_from_slice(&earlier);
             larger.truncate(len);
             Some(larger)
         }
         None => {
-            *fragments = Some((code, Fragments::Binary(earlier)));
+            *fragments = Some(Fragments::Binary(earlier));
             None
         }
     }
@@ -344,14 +366,29 @@ enum Begun {
 }
 
 impl Frame {
-    /// `count` more bytes are in the target: unmasks them while they are in the cache.
+    /// `count` more bytes are in the buffer: unmasks them while they are in the cache.
     fn advance(&mut self, count: usize) {
-        let until = (self.filled + count).min(self.target.len());
-        if let Some(mask) = self.mask {
-            let phase = self.filled - self.base;
-            apply_mask(&mut self.target.slice_mut()[self.filled..until], mask, phase);
+        let until = (self.filled + count).min(self.end);
+        if let (Some(mask), Target::Pooled(buffer)) = (self.mask, &mut self.target) {
+            apply_mask(&mut buffer[self.filled..until], mask, self.filled - self.base);
         }
         self.filled = until;
+    }
+
+    /// Takes bytes from the staging buffer, no more than are missing.
+    fn copy(&mut self, from: &[u8]) -> Result<(), FrameError> {
+        match &mut self.target {
+            Target::Pooled(buffer) => {
+                buffer[self.filled..self.filled + from.len()].copy_from_slice(from);
+                self.advance(from.len());
+            }
+            Target::Text(text) => {
+                text.push(from, self.mask, self.filled - self.base)?;
+                self.filled += from.len();
+            }
+            Target::Wanted => {}
+        }
+        Ok(())
     }
 }
 
@@ -359,16 +396,31 @@ fn control(code: ControlCode, payload: Vec<u8>) -> Result<Incoming, FrameError> 
     match code {
         ControlCode::Ping => Ok(Incoming::Ping(payload)),
         ControlCode::Pong => Ok(Incoming::Pong),
-        ControlCode::Close => match payload.split_first_chunk::<2>() {
-            Some((code, reason)) => Ok(Incoming::Close {
-                code: u16::from_be_bytes(*code),
-                reason: String::from_utf8_lossy(reason).into_owned(),
-            }),
-            None if payload.is_empty() => Ok(Incoming::Close { code: 1005, reason: String::new() }),
-            None => Err(FrameError::Malformed("a close frame of one byte")),
-        },
+        ControlCode::Close => close(&payload),
         ControlCode::Reserved(_) => Err(FrameError::Malformed("a reserved opcode")),
     }
+}
+
+/// The body of a close frame (section 5.5.1).
+fn close(payload: &[u8]) -> Result<Incoming, FrameError> {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return match payload.is_empty() {
+            true => Ok(Incoming::Close { code: 1005, reason: String::new() }),
+            false => Err(FrameError::Malformed("a close frame of one byte")),
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !is_sendable(code) {
+        return Err(FrameError::Malformed("a close frame with a code that nobody may send"));
+    }
+    let reason = str::from_utf8(reason).map_err(|_| FrameError::NotUtf8)?;
+    Ok(Incoming::Close { code, reason: reason.to_owned() })
+}
+
+/// Whether a close frame may carry the code: those of section 7.4.1 and of its registry at IANA, of
+/// libraries (3000 on) and of applications (4000 on).
+fn is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
 /// What kind of frame to write.
@@ -532,7 +584,7 @@ mod tests {
     #[test]
     fn broken_frames_are_refused() {
         let mask = Some([9, 8, 7, 6]);
-        let cases: [(Vec<u8>, &str); 8] = [
+        let cases: [(Vec<u8>, &str); 9] = [
             (frame(0x82, None, b"x"), "not masked"),
             (frame(0xc2, mask, b"x"), "reserved bits"),
             (frame(0x83, mask, b"x"), "opcode"),
@@ -540,11 +592,14 @@ mod tests {
             ([frame(0x01, mask, b"x"), frame(0x82, mask, b"x")].concat(), "inside a fragmented"),
             (frame(0x09, mask, b"x"), "control frame"),
             (frame(0x89, mask, &[0; 126]), "control frame"),
+            (frame(0x88, mask, b"x"), "of one byte"),
             (vec![0x82, 0xff, 0, 0, 0, 0, 0, 0x20, 0, 0, 1, 1, 1, 1], "2097152 bytes"),
         ];
         for (bytes, text) in cases {
-            let error = feed(&bytes, &[1000], true).expect_err(text).to_string();
-            assert!(error.contains(text) || text == "opcode", "{error}");
+            let error = feed(&bytes, &[1000], true).expect_err(text);
+            let code = if matches!(error, FrameError::TooLong { .. }) { 1009 } else { 1002 };
+            assert_eq!(error.close_code(), code);
+            assert!(error.to_string().contains(text) || text == "opcode", "{error}");
         }
         assert!(feed(&frame(0x82, mask, b"x"), &[9], false).is_err());
         let huge = [&[0x82, 0xff][..], &[0xff; 8], &[0; 4]].concat();
@@ -552,6 +607,111 @@ mod tests {
             feed(&huge, &[9], true),
             Err(FrameError::TooLong { .. } | FrameError::Malformed(_))
         ));
+    }
+
+    #[test]
+    fn text_must_be_text() {
+        for mask in [None, Some([1, 2, 3, 4])] {
+            let feed = |frames: &[Vec<u8>], size| feed(&frames.concat(), &[size], mask.is_some());
+            for size in [1, 2, 1000] {
+                let good = [frame(0x01, mask, b"\xce\xba\xe1"), frame(0x80, mask, b"\xbd\xb9")];
+                assert_eq!(feed(&good, size), Ok(vec![r"text \xce\xba\xe1\xbd\xb9".to_owned()]));
+                let close = [1003u16.to_be_bytes().as_slice(), b"\xff"].concat();
+                for bad in [
+                    vec![frame(0x81, mask, b"a\xff")],
+                    vec![frame(0x81, mask, b"\xe1\xbd")],
+                    vec![frame(0x01, mask, b"a"), frame(0x80, mask, b"\x80")],
+                    vec![frame(0x01, mask, b"\xe1"), frame(0x89, mask, b"\xff"), frame(0x80, mask, b"")],
+                    vec![frame(0x88, mask, &close)],
+                ] {
+                    let error = feed(&bad, size).expect_err("not UTF-8");
+                    assert_eq!((&error, error.close_code()), (&FrameError::NotUtf8, 1007));
+                }
+                // What is wrong ends it before the rest is there.
+                let half = &frame(0x81, mask, b"a\xffbcdefgh")[..if mask.is_some() { 9 } else { 5 }];
+                assert_eq!(feed(&[half.to_vec()], size), Err(FrameError::NotUtf8));
+                let binary = feed(&[frame(0x82, mask, b"a\xff")], size).expect("any bytes");
+                assert!(binary[0].starts_with("binary 2 "));
+            }
+        }
+    }
+
+    #[test]
+    fn close_codes() {
+        let close = |code: u16| feed(&frame(0x88, None, &code.to_be_bytes()), &[100], false);
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4999]
+        {
+            assert_eq!(close(code), Ok(vec![format!("close {code} ")]));
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+            assert_eq!(close(code).map_err(|error| error.close_code()), Err(1002), "{code}");
+        }
+        assert_eq!(feed(&frame(0x88, None, b""), &[100], false), Ok(vec!["close 1005 ".to_owned()]));
+    }
+
+    /// Gives `bytes` to the deframer as a socket would, and says how much memory it holds then.
+    fn held_after(deframer: &mut Deframer, pool: &Pool, mut bytes: &[u8]) -> usize {
+        while !bytes.is_empty() {
+            let space = deframer.space();
+            let count = bytes.len().min(space.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            deframer.filled(count);
+            let _ = deframer.poll(pool);
+        }
+        deframer.staging.capacity()
+    }
+
+    #[test]
+    fn strangers_cost_what_they_send() {
+        let pool = Pool::new(1 << 20);
+        let limits = Limits { text_bytes: 64 << 10, binary_bytes: 0 };
+        let mut deframer = Deframer::new(false, limits);
+        assert_eq!(held_after(&mut deframer, &pool, b""), 0);
+        // A text of 64 KiB is declared, and little of it comes.
+        let declared = frame(0x81, None, &[b'a'; 65_000]);
+        assert_eq!(held_after(&mut deframer, &pool, &declared[..500]), STAGING_FIRST_BYTES);
+        let Some(Frame { target: Target::Text(text), .. }) = &deframer.frame else { panic!("a text") };
+        assert!(text.len() <= 500);
+        // What comes in bulk is read in bulk, until nothing comes.
+        assert_eq!(held_after(&mut deframer, &pool, &declared[500..]), STAGING_BYTES);
+        deframer.release();
+        assert_eq!(held_after(&mut deframer, &pool, b""), 0);
+        assert_eq!(held_after(&mut deframer, &pool, &declared[..3]), STAGING_FIRST_BYTES);
+        deframer.release();
+        assert_eq!(deframer.staging.len(), STAGING_FIRST_BYTES, "three bytes of a header wait");
+        // A binary message takes no buffer.
+        for found in [0u8, 100] {
+            let mut deframer = Deframer::new(false, limits);
+            deframer.preload(&frame(0x02, None, &vec![5; found.into()])).expect("fits");
+            let error = deframer.poll(&pool).expect_err("unwanted");
+            assert_eq!(error, FrameError::Unwanted { found: found.into() });
+            assert_eq!((error.close_code(), pool.used_bytes()), (1003, 0));
+        }
+    }
+
+    #[test]
+    fn fragments_up_to_the_largest_buffer() {
+        let limit = 24 << 20;
+        let pool = Pool::new(64 << 20);
+        let mut deframer = Deframer::new(false, Limits { text_bytes: 0, binary_bytes: limit });
+        // Doubled, this would be more than the pool has buffers for.
+        let parts = [frame(0x02, None, &vec![1; 13 << 20]), frame(0x80, None, &vec![2; 11 << 20])].concat();
+        let mut rest = &parts[..];
+        let bytes = loop {
+            match deframer.poll(&pool).expect("sound frames") {
+                Polled::Message(Incoming::Binary(bytes)) => break bytes,
+                Polled::NeedBytes if !rest.is_empty() => {
+                    let space = deframer.space();
+                    let count = rest.len().min(space.len());
+                    space[..count].copy_from_slice(&rest[..count]);
+                    rest = &rest[count..];
+                    deframer.filled(count);
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((bytes.len(), bytes[13 << 20]), (limit, 2));
     }
 
     #[test]
