@@ -201,7 +201,7 @@ impl Worker {
     pub(super) fn fail(&mut self, id: u64, fault: Fault, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_closing = peer.connection.is_closing();
-        let mut log_only = String::new();
+        let (mut code, mut log_only) = (POLICY_VIOLATION, String::new());
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) => (reason, true),
             Fault::Denied(why) => {
@@ -209,7 +209,10 @@ impl Worker {
                 ("access denied".to_owned(), true)
             }
             Fault::Left(reason) => (format!("it said: {}", reason.escape_debug()), false),
-            Fault::Connection(ConnectionError::Frame(error)) => (error.to_string(), true),
+            Fault::Connection(ConnectionError::Frame(error)) => {
+                code = error.close_code();
+                (error.to_string(), true)
+            }
             // An HTTP answer is on its way.
             Fault::Connection(ConnectionError::Handshake(error)) if was_closing => (error.to_string(), true),
             // So is an alert of TLS.
@@ -225,7 +228,7 @@ impl Worker {
         self.hub.remove_peer(PeerId(id), now_ms);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if can_be_told {
-            peer.connection.close(now, 1008, &reason);
+            peer.connection.close(now, code, &reason);
             if peer.connection.drive(now).is_ok() {
                 self.list(id);
                 return;

@@ -36,6 +36,8 @@ use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
 use crate::rights::{Rights, Who};
 
+/// The close code of a peer that may not do what it does (RFC 6455, section 7.4.1).
+const POLICY_VIOLATION: u16 = 1008;
 /// Messages of one connection handled before the others get their turn.
 const MESSAGES_PER_TURN: u32 = 64;
 /// Connections accepted before those that are there get their turn.
