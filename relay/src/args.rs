@@ -2,15 +2,24 @@
 
 use std::net::SocketAddr;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use wire::log::Format;
 use wire::units::parse_size;
+
+use crate::init::InitArgs;
+use crate::token_command::TokenAction;
 
 /// Forwards packets from sniffers to viewers, without decoding them.
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Address and port to listen on. Off loopback it takes --insecure.
+    /// Something else than forwarding.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Address and port to listen on. Off loopback it takes --cert, --key and --tokens, which
+    /// relay init makes.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9440")]
     pub listen: SocketAddr,
 
@@ -33,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     pub memory: usize,
 
-    /// Listen off loopback without TLS and without asking who connects: anyone who reaches the
+    /// Listen off loopback without TLS, or without asking who connects: anyone who reaches the
     /// port can watch and publish.
     #[arg(long)]
     pub insecure: bool,
@@ -41,4 +50,18 @@ pub struct Args {
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+}
+
+/// What the relay does besides forwarding.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Make all that a relay needs to be reached safely: a private authority, its certificate, the
+    /// first tokens. Prints the lines to paste. Nothing that is there is overwritten.
+    Init(InitArgs),
+    /// Let somebody in, show who may come in, or revoke it.
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        action: TokenAction,
+    },
 }
