@@ -66,6 +66,9 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn run(config: &Config) -> Result<(), String> {
+    if config.cert.is_some() || config.tokens.is_some() {
+        return Err("--cert, --tokens: this version makes these files and cannot use them yet".to_owned());
+    }
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;
