@@ -32,9 +32,26 @@ pub struct Args {
     #[arg(short = 'D', long)]
     pub list_interfaces: bool,
 
-    /// Relay to send to, as `ws://HOST[:PORT][/PATH]`.
+    /// Relay to send to, as `wss://HOST[:PORT][/PATH]`, or `ws://...` without TLS.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
     pub relay: String,
+
+    /// Certificate authorities to trust for wss://, a PEM file. Default: this system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Client certificate to show to the relay (PEM, with those in between); needs --key.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// Its private key (PEM, not encrypted; mode 0600).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+
+    /// File whose first line is the token to show to the relay (mode 0600). The environment variable
+    /// RINGCAST_TOKEN may hold it instead.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 
     /// Capture only what matches this pcap filter; it runs in the kernel (with --read, here).
     #[arg(short, long, value_name = "FILTER")]

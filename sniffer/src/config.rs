@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 use wire::connection::{RelayUrl, UrlError};
+use wire::credentials::{CredentialError, CredentialFiles, Credentials};
 use wire::pack::Compression;
+use wire::tls::ClientFiles;
 
 use crate::args::{Args, CompressionArg, Fanout};
 use crate::ring::FanoutMode;
@@ -26,6 +28,10 @@ pub struct Config {
     pub source: Source,
     /// Where to.
     pub relay: RelayUrl,
+    /// Where what it proves itself with is, to be read anew.
+    pub credential_files: CredentialFiles,
+    /// What it proves itself with, and whom it trusts.
+    pub credentials: Credentials,
     /// Under which name.
     pub name: String,
     /// Capture filter.
@@ -87,6 +93,8 @@ pub struct Live {
 pub enum ConfigError {
     #[error("{0}")]
     Url(#[from] UrlError),
+    #[error("{0}")]
+    Credentials(#[from] CredentialError),
     #[error("--name: {found} bytes, 1 to {NAME_BYTES_MAX} are possible")]
     Name { found: usize },
     #[error("--interface any: already means all, so {other:?} cannot be added")]
@@ -148,9 +156,16 @@ impl Config {
             }
             None => Source::Live(live(args)?),
         };
+        let relay = RelayUrl::parse(&args.relay)?;
+        let credential_files = CredentialFiles {
+            tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
+            token_file: args.token_file.clone(),
+        };
         Ok(Self {
             source,
-            relay: RelayUrl::parse(&args.relay)?,
+            credentials: credential_files.load(&relay)?,
+            credential_files,
+            relay,
             name,
             filter: args.filter.clone().filter(|filter| !filter.trim().is_empty()),
             snaplen: args.snaplen,

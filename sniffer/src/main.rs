@@ -23,12 +23,13 @@ mod totals;
 mod uplink;
 mod watchdog;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use wire::block::{Epoch, StreamKey};
 use wire::pool::Pool;
@@ -118,14 +119,14 @@ fn run(config: &Config) -> Result<(), Failure> {
             })?)
         }
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(Arc::clone(&stop), handover.clone())
+    let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    listen_to_signals(Arc::clone(&stop), Arc::clone(&reload), handover.clone())
         .map_err(|error| failed(format!("signals: {error}")))?;
 
     let shared = Shared { pool, marks_wanted, losses };
     let sender = Sender::new(config, epoch, shared, (poll, handover, handed), packing, spool)
         .map_err(|error| failed(format!("poll: {error}")))?;
-    let end = sender.run(&stop).map_err(|error| failed(format!("poll: {error}")))?;
+    let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {
         eprintln!("{summary}");
     }
@@ -135,11 +136,22 @@ fn run(config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn stop_on_signal(stop: Arc<AtomicBool>, handover: handover::Handover) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+/// SIGINT and SIGTERM end in order, SIGHUP has credentials read anew.
+fn listen_to_signals(
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    handover: handover::Handover,
+) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let had_terminals = terminals();
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            if stop.swap(true, Ordering::AcqRel) {
+        for signal in signals.forever() {
+            if signal == SIGHUP && terminals() == had_terminals {
+                reload.store(true, Ordering::Release);
+            } else if signal == SIGHUP {
+                // The terminal was closed, which may be told more than once: nobody is there to stop us.
+                stop.store(true, Ordering::Release);
+            } else if stop.swap(true, Ordering::AcqRel) {
                 // Asked a second time: whoever asks knows that what is under way is lost.
                 std::process::exit(1);
             }
@@ -147,6 +159,12 @@ fn stop_on_signal(stop: Arc<AtomicBool>, handover: handover::Handover) -> std::i
         }
     });
     Ok(())
+}
+
+/// How many of the standard streams are terminals; one that was closed is none any more.
+fn terminals() -> usize {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    [input.is_terminal(), output.is_terminal(), error.is_terminal()].into_iter().filter(|one| *one).count()
 }
 
 fn fresh_epoch() -> std::io::Result<Epoch> {

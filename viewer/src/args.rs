@@ -11,9 +11,26 @@ use wire::units::parse_time;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
 pub struct Args {
-    /// The relay, as `ws://HOST[:PORT][/PATH]`.
+    /// The relay, as `wss://HOST[:PORT][/PATH]`, or `ws://...` without TLS.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
     pub relay: String,
+
+    /// Certificate authorities to trust for wss://, a PEM file. Default: this system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Client certificate to show to the relay (PEM, with those in between); needs --key.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+
+    /// Its private key (PEM, not encrypted; mode 0600).
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+
+    /// File whose first line is the token to show to the relay (mode 0600). The environment variable
+    /// RINGCAST_TOKEN may hold it instead.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 
     /// Write into FILE rather than to standard output ('-').
     #[arg(short = 'w', long = "write", value_name = "FILE")]

@@ -6,9 +6,11 @@ use std::time::Duration;
 use bpf::FilterError;
 use thiserror::Error;
 use wire::connection::{RelayUrl, UrlError};
+use wire::credentials::{CredentialError, CredentialFiles, Credentials};
 use wire::hub::{Matcher, SelectionError};
 use wire::message::Selection;
 use wire::pcapng::CAPTURED_BYTES_MAX;
+use wire::tls::ClientFiles;
 
 use crate::args::Args;
 
@@ -31,6 +33,8 @@ pub enum Target {
 pub struct Config {
     /// The relay.
     pub relay: RelayUrl,
+    /// What it proves itself with, and whom it trusts.
+    pub credentials: Credentials,
     /// What is asked of it.
     pub selection: Selection,
     /// The same, to be applied here to the interfaces of a stream and to the list.
@@ -61,6 +65,8 @@ pub struct Config {
 pub enum ConfigError {
     #[error("{0}")]
     Url(#[from] UrlError),
+    #[error("{0}")]
+    Credentials(#[from] CredentialError),
     #[error("{0}")]
     Selection(#[from] SelectionError),
     #[error("{}", filter_text(.0))]
@@ -111,8 +117,14 @@ impl Config {
         if target == Target::Stdout && stdout_is_terminal && !args.list {
             return Err(ConfigError::Terminal);
         }
+        let relay = RelayUrl::parse(&args.relay)?;
+        let credential_files = CredentialFiles {
+            tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
+            token_file: args.token_file.clone(),
+        };
         Ok(Self {
-            relay: RelayUrl::parse(&args.relay)?,
+            credentials: credential_files.load(&relay)?,
+            relay,
             selection,
             matcher,
             filter,
@@ -158,6 +170,12 @@ mod tests {
         assert!(config(&["-w", "x.pcapng"], true).is_ok());
         assert!(config(&["--list"], true).is_ok());
         assert!(text(&["--relay", "http://x"], false).starts_with("relay url"));
+        assert!(text(&["--ca", "x.pem"], false).starts_with("--ca needs a relay with TLS"));
+        assert!(
+            text(&["--relay", "wss://x", "--ca", "/no/x.pem"], false).starts_with("--ca /no/x.pem: no such")
+        );
+        assert!(text(&["--token-file", "/no/token"], false).starts_with("--token-file /no/token: no such"));
+        assert!(Args::try_parse_from(["viewer", "--relay", "wss://x", "--cert", "x.pem"]).is_err());
         assert!(text(&["--sniffer", "a["], false).contains("a["));
         assert!(text(&["--reorder", "2m"], false).contains("at most 60 s"));
     }

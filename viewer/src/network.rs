@@ -25,6 +25,7 @@ use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
+use wire::tls::ClientTls;
 
 use crate::config::Config;
 use crate::ledger::{Lasting, Ledger, Line};
@@ -103,6 +104,7 @@ enum Link {
 /// The network thread's state. See the module's head.
 pub struct Network {
     relay: RelayUrl,
+    tls: Option<ClientTls>,
     poll: Poll,
     waker: Arc<Waker>,
     tally: SharedTally,
@@ -140,11 +142,12 @@ impl Network {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let agent = format!("ringcast viewer {}", env!("CARGO_PKG_VERSION"));
-        let selection = (!config.list).then(|| config.selection.clone());
+        let mut downlink = Downlink::new(agent, (!config.list).then(|| config.selection.clone()));
+        downlink.set_token(config.credentials.token.clone());
         Ok(Self {
             session: Session {
                 relay_text: config.relay_text(),
-                downlink: Downlink::new(agent, selection),
+                downlink,
                 ledger: Ledger::default(),
                 queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
                 is_subscribed: false,
@@ -156,6 +159,7 @@ impl Network {
                 list: None,
             },
             relay: config.relay.clone(),
+            tls: config.credentials.tls.clone(),
             waker,
             poll,
             tally,
@@ -338,7 +342,7 @@ impl Network {
         let address = self.addresses.pop().ok_or(LinkError::NoAddress)?;
         let now = Instant::now();
         let stream = TcpStream::connect(address).map_err(ConnectionError::Io)?;
-        let mut connection = Box::new(Connection::client(stream, &self.relay, None, now)?);
+        let mut connection = Box::new(Connection::client(stream, &self.relay, self.tls.as_ref(), now)?);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;
         self.link = Link::Up { connection, since: now, progress: Progress::default() };

@@ -21,6 +21,7 @@ pub mod block;
 pub mod capture_file;
 pub mod clock;
 pub mod connection;
+pub mod credentials;
 pub mod description;
 pub mod downlink;
 pub mod hub;

@@ -30,6 +30,19 @@ impl Sender {
         }
     }
 
+    /// Certificates, key and token are read anew, for the next connection; the one there is goes on.
+    /// What cannot be used changes nothing.
+    pub(super) fn reload_credentials(&mut self) {
+        match self.credential_files.load(&self.url) {
+            Ok(Credentials { tls, token }) => {
+                self.tls = tls;
+                self.uplink.set_token(token);
+                info!("certificates and token were read anew; they count from the next connection on");
+            }
+            Err(error) => warn!("{error}; nothing is read anew, what was read before stays in use"),
+        }
+    }
+
     /// Looks the relay's name up on a thread of its own: a name server may take its time, and
     /// what is captured meanwhile must be taken care of here.
     pub(super) fn look_up(&mut self, now: Instant) {
@@ -77,7 +90,7 @@ impl Sender {
         let mut stream = mio::net::TcpStream::from_std(socket.into());
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, CONNECTION, interest)?;
-        Connection::client(stream, &self.url, None, now).map_err(io::Error::other)
+        Connection::client(stream, &self.url, self.tls.as_ref(), now).map_err(io::Error::other)
     }
 
     /// Keeps our connection out of every ring. The flow before it may still have packets under

@@ -24,9 +24,11 @@ use tracing::{debug, info, warn};
 use wire::block::{Epoch, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
+use wire::credentials::{CredentialFiles, Credentials};
 use wire::ledger::Report;
 use wire::message::Control;
 use wire::pool::Pool;
+use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
 use crate::config::Config;
@@ -94,6 +96,8 @@ pub struct Sender {
     handover: Handover,
     handed: Receiver<Handed>,
     url: RelayUrl,
+    credential_files: CredentialFiles,
+    tls: Option<ClientTls>,
     uplink: Uplink,
     epoch: Epoch,
     /// Zero of the uplink's clock.
@@ -192,6 +196,7 @@ impl Sender {
             is_paced: is_file,
         };
         let mut uplink = Uplink::new(uplink_config, 0);
+        uplink.set_token(config.credentials.token.clone());
         if let Some(spool) = &spool {
             for (announcement, end) in spool.former.ends(&pool) {
                 uplink.handle_former_end(announcement, end);
@@ -213,6 +218,8 @@ impl Sender {
             handover,
             handed,
             url: config.relay.clone(),
+            credential_files: config.credential_files.clone(),
+            tls: config.credentials.tls.clone(),
             uplink,
             pool,
             packing,
@@ -243,13 +250,17 @@ impl Sender {
         })
     }
 
-    /// Sends until the packing ends and all is settled, or `stop` is set and its time is over.
-    pub fn run(mut self, stop: &AtomicBool) -> io::Result<End> {
+    /// Sends until the packing ends and all is settled, or `stop` is set and its time is over. When
+    /// `reload` is set, credentials are read anew.
+    pub fn run(mut self, stop: &AtomicBool, reload: &AtomicBool) -> io::Result<End> {
         let mut events = Events::with_capacity(16);
         loop {
             let now = Instant::now();
             if stop.load(Ordering::Acquire) && self.stop_at.is_none() {
                 self.begin_stop(now);
+            }
+            if reload.swap(false, Ordering::AcqRel) {
+                self.reload_credentials();
             }
             self.take_handed();
             self.connect_if_due(now);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 use tracing::debug;
 
@@ -40,12 +40,19 @@ impl ClientTls {
     /// Reads and checks the files. A key that others can read, and a certificate that has expired,
     /// are only warned of.
     pub fn load(files: &ClientFiles) -> Result<Self, TlsError> {
+        Self::load_for(files, rustls::DEFAULT_VERSIONS)
+    }
+
+    fn load_for(
+        files: &ClientFiles,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<Self, TlsError> {
         let roots = match &files.ca {
             Some(path) => Named { option: "--ca", path }.authorities()?,
             None => platform_roots()?,
         };
         let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(|error| TlsError::Setup(error.to_string()))?
             .with_root_certificates(roots);
         let mut config = match (&files.cert, &files.key) {
@@ -71,6 +78,22 @@ impl ClientTls {
             .map_err(|_| TlsFault::HostName { host: host.to_owned() })?;
         ClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| TlsFault::Other { text: error.to_string() })
+    }
+}
+
+/// For tests of what our programs never do.
+#[cfg(test)]
+impl ClientTls {
+    /// Speaks these versions alone.
+    pub(crate) fn load_versions(files: &ClientFiles, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        Self::load_for(files, versions).expect("good files")
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn changed(&self, change: impl FnOnce(&mut ClientConfig)) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        change(&mut config);
+        Self { config: Arc::new(config) }
     }
 }
 

@@ -104,7 +104,8 @@ fn certificate(error: &CertificateError, side: &Side) -> TlsFault {
     let whose = side.peer();
     let seconds = |time: &UnixTime| Some(time.as_secs());
     match error {
-        CertificateError::UnknownIssuer => {
+        // The name of a trusted authority, the key of another one: it was made anew, say.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             let hint = match side {
                 Side::Client { .. } => "; name its authority with --ca FILE",
                 Side::Server => " (--client-ca)",

@@ -17,7 +17,7 @@ use crate::clock::wall_ns;
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // the texts say what the fields are
 pub enum TlsError {
-    #[error("{option} {}: {error}", .path.display())]
+    #[error("{option} {}: {}", .path.display(), io_text(error))]
     Read { option: &'static str, path: PathBuf, error: io::Error },
     #[error("{option} {}: {problem}", .path.display())]
     Content { option: &'static str, path: PathBuf, problem: String },
@@ -99,6 +99,15 @@ impl Named<'_> {
     }
 }
 
+/// The cause of an error, as a person reads it.
+pub fn io_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
+}
+
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
@@ -145,5 +154,70 @@ pub fn pair_error(error: &rustls::Error, cert: &Path, key: &Path) -> TlsError {
             path: key.to_owned(),
             problem: format!("cannot be used: {other}; ECDSA, Ed25519 and RSA keys can"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_pki::Authority;
+    use super::super::{ClientFiles, ClientTls, ServerFiles, ServerTls};
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_bad_file_is_named_with_its_option_and_what_to_do() {
+        let authority = Authority::new();
+        let (good, other) = (authority.issue_good(&["a"]), authority.issue_good(&["a"]));
+        let write = |name: &str, text: &str| {
+            let path = authority.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let read = |path: &PathBuf| std::fs::read_to_string(path).expect("text");
+        let encrypted = write("encrypted", &read(&good.key).replace("PRIVATE", "ENCRYPTED PRIVATE"));
+        let broken = write("broken", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        let torn = write("torn", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0");
+        let missing = PathBuf::from("/nowhere/x.pem");
+        let server = |cert: &PathBuf, key: &PathBuf, client_ca: Option<&PathBuf>| {
+            let files = ServerFiles { cert: cert.clone(), key: key.clone(), client_ca: client_ca.cloned() };
+            ServerTls::load(&files).map(drop)
+        };
+        let client = |ca: &PathBuf, cert: Option<&PathBuf>, key: Option<&PathBuf>| {
+            let files = ClientFiles { ca: Some(ca.clone()), cert: cert.cloned(), key: key.cloned() };
+            ClientTls::load(&files).map(drop)
+        };
+        let ca = authority.ca();
+        for (loaded, option, text) in [
+            (server(&missing, &good.key, None), "--cert /nowhere/x.pem: ", "no such file"),
+            (server(&good.key, &good.cert, None), "--cert ", "holds a private key: are the files mixed up?"),
+            (server(&good.cert, &good.cert, None), "--key ", "no private key in it, but a certificate"),
+            (server(&good.cert, &encrypted, None), "--key ", "encrypted"),
+            (server(&good.cert, &torn, None), "--key ", "no private key in it"),
+            (server(&good.cert, &other.key, None), "--cert ", "the key does not belong"),
+            (server(&broken, &good.key, None), "--cert ", "cannot be read"),
+            (server(&good.cert, &good.key, Some(&broken)), "--client-ca ", "certificate 1: "),
+            (server(&good.cert, &good.key, Some(&good.key)), "--client-ca ", "no certificate in it"),
+            (client(&broken, None, None), "--ca ", "certificate 1: "),
+            (client(&missing, None, None), "--ca /nowhere/x.pem: ", "no such file"),
+            (client(&ca, Some(&good.cert), Some(&other.key)), "--cert ", "the key does not belong"),
+            (client(&ca, Some(&good.cert), None), "--cert and --key", "give both"),
+        ] {
+            let error = loaded.expect_err(text);
+            let shown = error.to_string();
+            assert!(shown.starts_with(option) && shown.contains(text), "{shown}");
+            assert!(!format!("{shown} {error:?}").contains("c2VjcmV0"), "{error:?}");
+        }
+        assert!(server(&good.cert, &good.key, Some(&ca)).is_ok());
+        assert!(client(&ca, Some(&good.cert), Some(&good.key)).is_ok());
+    }
+
+    #[test]
+    fn nothing_of_a_key_is_shown() {
+        let authority = Authority::new();
+        let issued = authority.issue_good(&["a"]);
+        let server = ServerTls::load(&issued.for_server(Some(&authority))).expect("a server");
+        let client = ClientTls::load(&issued.for_client(&authority)).expect("a client");
+        assert!(server.expires_s().is_some());
+        let shown = format!("{server:?} {client:?}");
+        assert!(shown.len() < 100 && shown.starts_with("ServerTls { expires_s: Some("), "{shown}");
     }
 }

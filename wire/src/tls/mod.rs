@@ -17,6 +17,8 @@ mod fault;
 mod files;
 mod peer;
 mod server;
+#[cfg(test)]
+pub(crate) mod test_pki;
 
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ pub use client::{ClientFiles, ClientTls};
 pub use fault::TlsFault;
 pub(crate) use fault::{Side, explain};
 pub use files::TlsError;
+pub(crate) use files::{io_text, warn_if_open};
 pub use peer::PeerCertificate;
 pub use server::{ServerFiles, ServerTls};
 
