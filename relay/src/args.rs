@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use wire::connection::Origin;
 use wire::log::Format;
 use wire::units::parse_size;
 
@@ -65,10 +66,10 @@ pub struct Args {
     #[arg(long)]
     pub insecure: bool,
 
-    /// Web page that may connect from a browser, as `https://HOST[:PORT]`; may be given several times.
-    /// Default: those of the relay's own host.
+    /// Origin of web pages that may connect from a browser, as `https://HOST[:PORT]`; may be given
+    /// several times. Default: none.
     #[arg(long, value_name = "ORIGIN")]
-    pub allow_origin: Vec<String>,
+    pub allow_origin: Vec<Origin>,
 
     /// Most connections, 16 to 1000000; more are refused.
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use thiserror::Error;
+use wire::connection::Origin;
 
 use crate::args::Args;
 
@@ -14,7 +16,6 @@ const MEMORY_BYTES_MIN: usize = 64 << 20;
 
 /// The relay's settings.
 #[derive(Clone, Debug)]
-#[allow(dead_code)] // the workers do not use all of it yet
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
@@ -36,8 +37,8 @@ pub struct Config {
     pub tokens: Option<PathBuf>,
     /// Anyone may connect, from anywhere, as far as `cert` and `tokens` do not say otherwise.
     pub insecure: bool,
-    /// Origins of web pages that may connect besides the relay's own: lower case, without a path.
-    pub allowed_origins: Vec<String>,
+    /// Origins of web pages that may connect.
+    pub allowed_origins: Arc<[Origin]>,
     /// Most connections in all.
     pub connections: usize,
     /// Most connections from one address.
@@ -56,8 +57,6 @@ pub enum ConfigError {
     Insecure { listen: SocketAddr, missing: &'static str },
     #[error("{given}: needs {missing} beside it")]
     Needs { given: &'static str, missing: &'static str },
-    #[error("--allow-origin {found:?}: write https://HOST[:PORT], without a path")]
-    Origin { found: String },
     #[error("--viewer-queue {found}: at least {VIEWER_QUEUE_BYTES_MIN} bytes")]
     ViewerQueue { found: usize },
     #[error("--recent {found}: at most half of --memory, {most} bytes")]
@@ -112,21 +111,10 @@ impl Config {
             client_ca: args.client_ca.clone(),
             tokens: args.tokens.clone(),
             insecure: args.insecure,
-            allowed_origins: args.allow_origin.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
+            allowed_origins: args.allow_origin.clone().into(),
             connections: usize::try_from(args.connections).unwrap_or(usize::MAX),
             connections_per_address: usize::try_from(args.connections_per_address).unwrap_or(usize::MAX),
         })
-    }
-}
-
-/// An origin as browsers send it (RFC 6454, section 6.2): scheme, host and port, in lower case.
-fn origin(text: &str) -> Result<String, ConfigError> {
-    let lower = text.to_ascii_lowercase();
-    let host = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://"));
-    let refused = |one: char| !one.is_ascii_graphic() || "/?#@*\\".contains(one);
-    match host {
-        Some(host) if !host.is_empty() && !host.contains(refused) => Ok(lower),
-        _ => Err(ConfigError::Origin { found: text.to_owned() }),
     }
 }
 
@@ -183,22 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn origins_have_no_path() {
-        let config =
-            config("--allow-origin HTTPS://Desk.example.net:8443 --allow-origin http://[::1]").expect("both");
-        assert_eq!(config.allowed_origins, ["https://desk.example.net:8443", "http://[::1]"]);
-        for wrong in [
-            "*",
-            "null",
-            "desk",
-            "https://",
-            "https://a/",
-            "https://a/b",
-            "https://u@a",
-            "ftp://a",
-            "https://*",
-        ] {
-            assert!(refusal(&format!("--allow-origin {wrong}")).contains("without a path"), "{wrong}");
+    fn origins_are_read_as_browsers_send_them() {
+        let config = config("--allow-origin HTTPS://Desk.example.net:8443").expect("an origin");
+        assert_eq!(config.allowed_origins[0].to_string(), "https://desk.example.net:8443");
+        for wrong in ["*", "null", "desk", "https://", "https://a/b", "https://u@a"] {
+            assert!(refusal(&format!("--allow-origin {wrong}")).contains("--allow-origin"), "{wrong}");
         }
     }
 

@@ -90,7 +90,9 @@ fn run(config: &Config) -> Result<(), String> {
     let inboxes = Arc::new(inboxes);
     let instance = fresh_instance().map_err(|error| format!("random numbers: {error}"))?;
     let gate = Gate::new(connections, config.connections_per_address);
-    let shared = Shared { instance, pool, inboxes: Arc::clone(&inboxes), gate, rights: Arc::clone(&rights) };
+    let origins = Arc::clone(&config.allowed_origins);
+    let shared =
+        Shared { instance, pool, inboxes: Arc::clone(&inboxes), gate, rights: Arc::clone(&rights), origins };
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {
         workers.push(Worker::new(index, config, shared.clone(), receiver));

@@ -51,7 +51,8 @@ impl Worker {
         });
         let charge = charge.ok_or("the memory of --memory is used up")?;
         let connection = Connection::server(stream, self.rights.tls().as_ref(), now);
-        let connection = connection.map_err(|error| error.to_string())?;
+        let mut connection = connection.map_err(|error| error.to_string())?;
+        connection.allow_origins(Arc::clone(&self.origins));
         let (role, who, address) = (Role::Stranger, None, address.to_string());
         self.adopt(Newcomer { connection, role, who, address, admission, charge }, now);
         Ok(())

@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info, warn};
 use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::{wall_ns, wall_s};
-use wire::connection::{Connection, ConnectionError, ReadShare, Received};
+use wire::connection::{Connection, ConnectionError, Origin, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{
     Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection, StreamStatus,
@@ -86,6 +86,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Who may do what.
     pub rights: Arc<Rights>,
+    /// Origins of web pages that may connect.
+    pub origins: Arc<[Origin]>,
 }
 
 /// One reactor.
@@ -105,6 +107,7 @@ pub struct Worker {
     next_viewer_worker: usize,
     gate: Gate,
     rights: Arc<Rights>,
+    origins: Arc<[Origin]>,
     /// Up to which change of the rights the rights of all peers were looked at.
     checked_generation: u64,
     attempts: Attempts,
@@ -128,7 +131,7 @@ pub struct Worker {
 impl Worker {
     /// A worker that has no connections yet.
     pub fn new(index: usize, config: &Config, shared: Shared, inbox: Inbox) -> Self {
-        let Shared { instance, pool, inboxes, gate, rights } = shared;
+        let Shared { instance, pool, inboxes, gate, rights, origins } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
@@ -153,6 +156,7 @@ impl Worker {
             gate,
             checked_generation: rights.generation(),
             rights,
+            origins,
             attempts: Attempts::default(),
             strangers: VecDeque::new(),
             strangers_evicted: 0,

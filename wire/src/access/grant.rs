@@ -1,12 +1,15 @@
 //! What somebody who has been let in may do.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use globset::GlobSet;
 
 use super::entry::{ANYONE, Credential, Entry, EntryError, Role};
 use super::{Denied, scope};
 use crate::message;
+
+/// The glob of everything.
+static EVERYTHING: LazyLock<[String; 1]> = LazyLock::new(|| ["*".to_owned()]);
 
 /// What somebody may do, and the entry that says so. Cheap to clone. Two grants are equal if their
 /// entries are, in everything.
@@ -72,9 +75,9 @@ impl Grant {
         self.may_be(message::Role::Subscribe) && self.0.as_ref().is_none_or(covered)
     }
 
-    /// The globs of what its holder may see; empty for who may see nothing and for anyone.
+    /// The globs of what its holder may see; empty for who may see nothing.
     pub fn sees(&self) -> &[String] {
-        self.0.as_ref().map_or(&[], |granted| &granted.entry.see)
+        self.0.as_ref().map_or(&*EVERYTHING, |granted| &granted.entry.see)
     }
 
     /// The grant, while its time is not over.
