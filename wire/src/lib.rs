@@ -32,6 +32,7 @@ pub mod message;
 pub mod pack;
 pub mod pcapng;
 pub mod pool;
+pub mod process;
 pub mod secret;
 pub mod units;
 pub mod uplink;
