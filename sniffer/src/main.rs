@@ -35,10 +35,10 @@ use wire::pool::Pool;
 
 use args::{Args, Command};
 use capture::CaptureConfig;
-use config::{Config, Source};
-use fleet::Fleet;
+use config::{Config, Live, Source};
+use fleet::{Filters, Fleet};
 use losses::SharedLosses;
-use read::ReadThread;
+use read::{OpenedFile, ReadThread};
 use spool::Spool;
 use uplink::{Packing, Sender, Shared};
 
@@ -46,6 +46,8 @@ use uplink::{Packing, Sender, Shared};
 pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
+    // INVARIANT: before anything secret is read.
+    wire::process::protect();
     let args = Args::parse();
     wire::log::start(args.log_format, "info");
     if let Some(Command::Journal { action }) = &args.command {
@@ -74,7 +76,20 @@ fn failed(text: String) -> Failure {
     Failure { status: 1, text }
 }
 
+fn failed_by(is_usage: bool, error: &dyn std::error::Error) -> Failure {
+    Failure { status: if is_usage { 2 } else { 1 }, text: text(error) }
+}
+
+/// What is had with the rights the program was started with, and used with fewer.
+enum Prepared<'a> {
+    /// The filter is compiled. Interfaces come and go, so their rings are opened when they are there.
+    Live(&'a Live, Box<Filters>),
+    /// The file is open.
+    File(OpenedFile),
+}
+
 fn run(config: &Config) -> Result<(), Failure> {
+    let prepared = prepare(config)?;
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
     let pool = Pool::new(config.memory_bytes);
     let (marks_wanted, losses) = (Arc::new(AtomicBool::new(false)), SharedLosses::default());
@@ -102,20 +117,15 @@ fn run(config: &Config) -> Result<(), Failure> {
     // Rings are bound, and have joined their groups, behind filters that drop everything; capture
     // begins when the sender has excluded its own connection. A file is opened, and read when a
     // viewer is there.
-    let packing = match &config.source {
-        Source::Live(live) => {
-            let fleet = Fleet::open(config, live, epoch, capture, &handover, former).map_err(|error| {
-                Failure { status: if error.is_usage() { 2 } else { 1 }, text: text(&error) }
-            })?;
-            Packing::Live(Box::new(fleet))
+    let packing = match prepared {
+        Prepared::Live(live, filters) => {
+            let opened = Fleet::open(config, live, *filters, epoch, capture, &handover, former);
+            Packing::Live(Box::new(opened.map_err(|error| failed_by(error.is_usage(), &error))?))
         }
-        Source::File { path, wait } => {
+        Prepared::File(opened) => {
             let key = StreamKey { epoch, stream: 0 };
-            let started = ReadThread::start(path.as_deref(), *wait, config, key, capture, handover.clone());
-            Packing::File(started.map_err(|error| {
-                let status = if error.is_usage() { 2 } else { 1 };
-                Failure { status, text: text(&error) }
-            })?)
+            let started = ReadThread::start(opened, config, key, capture, handover.clone());
+            Packing::File(started.map_err(|error| failed_by(error.is_usage(), &error))?)
         }
     };
     let stop = Arc::new(AtomicBool::new(false));
@@ -132,6 +142,19 @@ fn run(config: &Config) -> Result<(), Failure> {
     match end.failure {
         None => Ok(()),
         Some(text) => Err(failed(text)),
+    }
+}
+
+fn prepare(config: &Config) -> Result<Prepared<'_>, Failure> {
+    match &config.source {
+        Source::Live(live) => {
+            // What is wrong with the filter is told when an interface is there that it is wrong for.
+            let filters = Filters::compile(config.filter.as_deref(), config.snaplen);
+            Ok(Prepared::Live(live, Box::new(filters)))
+        }
+        Source::File { path, .. } => OpenedFile::open(path.as_deref())
+            .and_then(|opened| read::check_filter(config).map(|()| Prepared::File(opened)))
+            .map_err(|error| failed_by(error.is_usage(), &error)),
     }
 }
 
