@@ -6,6 +6,7 @@
 mod args;
 mod capture;
 mod config;
+mod confine;
 mod feedback;
 mod fleet;
 mod handover;
@@ -23,6 +24,7 @@ mod totals;
 mod uplink;
 mod watchdog;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,7 @@ use wire::pool::Pool;
 use args::{Args, Command};
 use capture::CaptureConfig;
 use config::{Config, Live, Source};
+use confine::Confinement;
 use fleet::{Filters, Fleet};
 use losses::SharedLosses;
 use read::{OpenedFile, ReadThread};
@@ -89,7 +92,22 @@ enum Prepared<'a> {
 }
 
 fn run(config: &Config) -> Result<(), Failure> {
+    // INVARIANT: what needs the rights of whoever started us comes first; what reads a byte of
+    // anybody else's, last. Between them all rights go but those to open rings, before the first
+    // thread is made, since rights are a thread's own and inherited.
     let prepared = prepare(config)?;
+    let has_rings = matches!(prepared, Prepared::Live(..));
+    confine::give_up_capabilities(has_rings);
+    if let Some((directory, _)) = &config.spool {
+        spool::prepare(directory).map_err(|error| failed(text(&error)))?;
+    }
+    confine::confine(&Confinement {
+        has_rings,
+        spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
+        relay_port: config.relay.port(),
+        readable: &read_again(config),
+    });
+
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
     let pool = Pool::new(config.memory_bytes);
     let (marks_wanted, losses) = (Arc::new(AtomicBool::new(false)), SharedLosses::default());
@@ -156,6 +174,11 @@ fn prepare(config: &Config) -> Result<Prepared<'_>, Failure> {
             .and_then(|opened| read::check_filter(config).map(|()| Prepared::File(opened)))
             .map_err(|error| failed_by(error.is_usage(), &error)),
     }
+}
+
+/// Files that a later reload reads again.
+fn read_again(_config: &Config) -> Vec<PathBuf> {
+    Vec::new()
 }
 
 fn stop_on_signal(stop: Arc<AtomicBool>, handover: handover::Handover) -> std::io::Result<()> {
