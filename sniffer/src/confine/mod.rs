@@ -13,6 +13,8 @@
 mod caps;
 mod landlock;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
