@@ -250,13 +250,21 @@ fn a_spool_of_another_user_is_refused_with_what_to_do() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     let spool = directory.path().join("spool");
+    let file = spool.join("lock");
     std::fs::create_dir(&spool).expect("made");
-    std::os::unix::fs::chown(&spool, Some(65534), Some(65534)).expect("root may");
-    let mut command = Command::new(tests::program("sniffer"));
-    let (status, _, errors) = run(command.args(["-i", "lo", "--spool", spool.to_str().expect("text")]));
-    assert_eq!(status, 1);
-    assert!(errors.contains("not ours to write in") && errors.contains("chown -R 0 "), "{errors}");
-    assert!(std::fs::read_dir(&spool).expect("it is there").next().is_none(), "nothing was made in it");
+    std::fs::write(&file, "").expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("ours");
+    let give = |path: &Path, user| std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may");
+    for foreign in [&file, &spool] {
+        give(foreign, 65534);
+        let mut command = Command::new(tests::program("sniffer"));
+        let (status, _, errors) = run(command.args(["-i", "lo", "--spool", spool.to_str().expect("text")]));
+        assert_eq!(status, 1);
+        let said = format!("{} is not ours to write", foreign.display());
+        assert!(errors.contains(&said) && errors.contains("chown -R 0 "), "{errors}");
+        assert_eq!(std::fs::read_dir(&spool).expect("it is there").count(), 1, "nothing was made in it");
+        give(foreign, 0);
+    }
 }
 
 /// A copy of a program where anybody can run it.
