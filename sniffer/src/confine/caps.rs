@@ -26,16 +26,12 @@ pub fn give_up(keep_raw: bool) -> Result<(), CapsError> {
     nix::sys::prctl::set_no_new_privs().map_err(|errno| CapsError::from(errno.to_string()))
 }
 
-/// What is left, in words.
-pub fn held() -> String {
-    let names = |set: CapsHashSet| {
-        let mut names: Vec<String> = set.iter().map(ToString::to_string).collect();
-        names.sort();
-        names.join(", ")
-    };
-    match caps::read(None, CapSet::Permitted) {
-        Ok(set) if set.is_empty() => "no capabilities".to_owned(),
-        Ok(set) => format!("capabilities {} only", names(set)),
-        Err(error) => error.to_string(),
+/// What is left, in words; an error if it is more than [`give_up`] leaves.
+pub fn held() -> Result<String, String> {
+    let set = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
+    match set.len() {
+        0 => Ok("no capabilities".to_owned()),
+        1 if set.contains(&Capability::CAP_NET_RAW) => Ok("capabilities CAP_NET_RAW only".to_owned()),
+        count => Err(format!("{count} of them are left")),
     }
 }

@@ -46,7 +46,11 @@ pub fn give_up_capabilities(has_rings: bool) {
 ///
 /// INVARIANT: called before the first thread is made.
 pub fn confine(confinement: &Confinement<'_>) {
-    let (mut holds, mut lacks) = (vec![caps::held()], Vec::new());
+    let (mut holds, mut lacks) = (Vec::new(), Vec::new());
+    match caps::held() {
+        Ok(held) => holds.push(held),
+        Err(error) => lacks.push(format!("giving up capabilities ({error})")),
+    }
     match landlock::restrict(confinement) {
         Ok(Some(abi)) => holds.push(format!("landlock ABI {abi}")),
         Ok(None) => lacks.push("landlock (this kernel has it not, or not enabled)".to_owned()),
@@ -57,7 +61,7 @@ pub fn confine(confinement: &Confinement<'_>) {
         Ok(false) => lacks.push(format!("seccomp (no filter for {})", std::env::consts::ARCH)),
         Err(error) => lacks.push(format!("seccomp ({})", crate::text(&error))),
     }
-    let holds = holds.join("; ");
+    let holds = if holds.is_empty() { "by nothing".to_owned() } else { holds.join("; ") };
     if lacks.is_empty() {
         info!("confined: {holds}");
     } else {
