@@ -72,29 +72,43 @@ pub enum FilterError {
 /// libpcap takes a handle without an interface for a live one in `inbound`, `outbound` and `ifindex`, and on Linux
 /// writes loads of metadata. No frame would ever match, so that is an error here ([`FilterError::Metadata`]).
 pub fn compile(expression: &str, link_type: u16, snaplen: u32) -> Result<Program, FilterError> {
-    let Some(text) = prepare(expression, snaplen)? else { return Ok(Program::accept_all(snaplen)) };
-    let program = with_libpcap(|libpcap| {
-        let handle =
-            libpcap.open_dead(to_dlt(link_type), snaplen).ok_or_else(|| "out of memory".to_owned())?;
-        handle.compile(&text, 0)
-    })
-    .map_err(|source| FilterError::Unavailable { expression: expression.to_owned(), source })?
-    .map(|instructions| Program::new(instructions).with_snaplen(snaplen))
-    .map_err(|message| FilterError::Expression { expression: expression.to_owned(), message })?;
+    let program = compile_dead(expression, link_type, snaplen)?;
     if program.loads_metadata() {
         return Err(FilterError::Metadata { expression: expression.to_owned() });
     }
     Ok(program)
 }
 
-/// Compiles `expression` for a filter on a packet socket (`SOCK_RAW`) bound to `interface`.
+/// Compiles `expression` for a filter on packet sockets (`SOCK_RAW`) whose frames have the LINKTYPE `link_type`.
+///
+/// As [`compile`], but metadata may be asked for: the kernel has it. No interface is needed, so the program serves all
+/// of that link type. It still finds VLAN tags in the data only; see [`compile_live`].
+///
+/// A program with `protochain` compiles, but jumps back, and the kernel refuses it when it is attached (`EINVAL`).
+#[cfg(target_os = "linux")]
+pub fn compile_for_socket(expression: &str, link_type: u16, snaplen: u32) -> Result<Program, FilterError> {
+    compile_dead(expression, link_type, snaplen)
+}
+
+fn compile_dead(expression: &str, link_type: u16, snaplen: u32) -> Result<Program, FilterError> {
+    let Some(text) = prepare(expression, snaplen)? else { return Ok(Program::accept_all(snaplen)) };
+    with_libpcap(|libpcap| {
+        let handle =
+            libpcap.open_dead(to_dlt(link_type), snaplen).ok_or_else(|| "out of memory".to_owned())?;
+        handle.compile(&text)
+    })
+    .map_err(|source| FilterError::Unavailable { expression: expression.to_owned(), source })?
+    .map(|instructions| Program::new(instructions).with_snaplen(snaplen))
+    .map_err(|message| FilterError::Expression { expression: expression.to_owned(), message })
+}
+
+/// Compiles `expression` for a filter on packet sockets (`SOCK_RAW`), by a handle on `interface`.
 ///
 /// The kernel takes the VLAN tag out of a received frame before the filter runs, so `vlan` has to be a test of
 /// metadata, and only a live handle makes libpcap write one. For the moment of the compilation libpcap opens the
 /// interface, which must be up and needs `CAP_NET_RAW`; an interface that cannot be opened is an error, for a program
-/// of [`compile`] in its place would lose tagged frames without a word. The netmask is the interface's.
-///
-/// A program with `protochain` compiles, but jumps back, and the kernel refuses it when it is attached (`EINVAL`).
+/// of [`compile`] in its place would lose tagged frames without a word. The program depends on the interface by its
+/// link type alone, so that of `lo` serves all with Ethernet frames: the netmask is unknown, as in [`compile`].
 #[cfg(target_os = "linux")]
 pub fn compile_live(expression: &str, interface: &str, snaplen: u32) -> Result<Program, FilterError> {
     // LINUX_SLL and LINUX_SLL2
@@ -113,7 +127,7 @@ pub fn compile_live(expression: &str, interface: &str, snaplen: u32) -> Result<P
         if COOKED.contains(&handle.dlt()) {
             return Err(FilterError::Cooked { expression: expression(), interface: interface.to_owned() });
         }
-        match handle.compile(&text, libpcap.netmask(&name)) {
+        match handle.compile(&text) {
             Ok(instructions) => Ok(Program::new(instructions).with_snaplen(snaplen)),
             Err(message) => Err(FilterError::Expression { expression: expression(), message }),
         }

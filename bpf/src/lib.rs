@@ -1,8 +1,9 @@
 //! Everything that becomes BPF: filter expressions, the exclusion of our own uplink, user-space evaluation.
 //!
 //! ```text
-//!   expression ──compile()───────> Program ──run()──> bytes of a frame to keep (files, viewers)
-//!              ──compile_live()──> Program ──exclude()──> Program ──SO_ATTACH_FILTER──> kernel
+//!   expression ──compile()─────────────> Program ──run()──> bytes of a frame to keep (files, viewers)
+//!              ──compile_for_socket()──> Program ──exclude()──> Program ──SO_ATTACH_FILTER──> kernel
+//!              ──compile_live()────────>   (the same, where VLAN tags are asked for)
 //!                   │
 //!                libpcap, opened when the first filter is asked for
 //! ```
@@ -27,9 +28,9 @@ mod link_type;
 mod program;
 mod run;
 
-#[cfg(target_os = "linux")]
-pub use compile::compile_live;
 pub use compile::{FilterError, compile, library_version};
+#[cfg(target_os = "linux")]
+pub use compile::{compile_for_socket, compile_live};
 pub use exclude::{Exclusion, LinkLayer, exclude};
 pub use instruction::Instruction;
 pub use libpcap::LoadError;

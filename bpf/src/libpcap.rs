@@ -167,13 +167,12 @@ pub(crate) struct Handle<'a> {
 impl Handle<'_> {
     /// Compiles with optimisation; the error is libpcap's text.
     ///
-    /// `netmask`, as a number, is what `ip broadcast` takes for its network's; 0 when it is not known.
-    pub(crate) fn compile(&self, expression: &CStr, netmask: u32) -> Result<Vec<Instruction>, String> {
+    /// The netmask that `ip broadcast` would need is 0, unknown: no program is for one interface only.
+    pub(crate) fn compile(&self, expression: &CStr) -> Result<Vec<Instruction>, String> {
         let mut program = BpfProgram { len: 0, instructions: ptr::null_mut() };
         // SAFETY: the handle is open, the program is ours to be written, the expression ends in NUL.
-        let status = unsafe {
-            (self.libpcap.compile)(self.raw.as_ptr(), &raw mut program, expression.as_ptr(), 1, netmask)
-        };
+        let status =
+            unsafe { (self.libpcap.compile)(self.raw.as_ptr(), &raw mut program, expression.as_ptr(), 1, 0) };
         if status < 0 {
             return Err(self.error_text());
         }
@@ -225,7 +224,6 @@ mod live {
     type Activate = unsafe extern "C" fn(*mut c_void) -> c_int;
     type StatusText = unsafe extern "C" fn(c_int) -> *const c_char;
     type LinkType = unsafe extern "C" fn(*mut c_void) -> c_int;
-    type LookupNet = unsafe extern "C" fn(*const c_char, *mut u32, *mut u32, *mut c_char) -> c_int;
 
     /// The functions that only a live handle needs.
     pub(super) struct Functions {
@@ -234,7 +232,6 @@ mod live {
         activate: Activate,
         status_text: StatusText,
         link_type: LinkType,
-        lookup_net: LookupNet,
     }
 
     impl Functions {
@@ -249,7 +246,6 @@ mod live {
                     activate: *library.get::<Activate>(c"pcap_activate")?,
                     status_text: *library.get::<StatusText>(c"pcap_statustostr")?,
                     link_type: *library.get::<LinkType>(c"pcap_datalink")?,
-                    lookup_net: *library.get::<LookupNet>(c"pcap_lookupnet")?,
                 })
             }
         }
@@ -284,19 +280,6 @@ mod live {
                 detail if detail.is_empty() || detail == status_text => status_text,
                 detail => format!("{status_text}: {detail}"),
             })
-        }
-
-        /// The IPv4 netmask of `interface` as a number, 0 if it has none.
-        pub(crate) fn netmask(&self, interface: &CStr) -> u32 {
-            let (mut net, mut mask) = (0, 0);
-            let mut error = [0 as c_char; ERROR_BYTES];
-            // SAFETY: the name ends in NUL, the two numbers are ours, the buffer has the size pcap.h demands.
-            let status = unsafe {
-                (self.live.lookup_net)(interface.as_ptr(), &raw mut net, &raw mut mask, error.as_mut_ptr())
-            };
-            // pcap_lookupnet gives network byte order while pcap_compile computes with the number. tcpdump hands
-            // on the one as the other, and its `ip broadcast` is wrong on a little-endian host.
-            if status < 0 { 0 } else { u32::from_be(mask) }
         }
     }
 

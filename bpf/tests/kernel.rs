@@ -8,7 +8,7 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 
-use bpf::{Exclusion, LinkLayer, Program, compile, exclude};
+use bpf::{Exclusion, FilterError, LinkLayer, Program, compile, exclude};
 use common::packets::{exclusion, frame, segment};
 use common::{has_libpcap, read_savefile, rows, vectors};
 use proptest::prelude::*;
@@ -144,25 +144,41 @@ fn live_filter_tests_the_metadata_of_vlans() {
     }
 }
 
-/// The netmask has to be in the byte order in which libpcap compares it.
+/// What is compiled on `lo` is attached elsewhere: neither its netmask nor its name may be in the program.
 #[test]
-fn live_filter_knows_the_broadcast_address() {
+fn live_filter_is_that_of_every_interface_of_its_link_type() {
     if !has_libpcap() {
         return;
     }
-    match bpf::compile_live("ip broadcast", "lo", 96) {
-        Err(error) => {
-            assert!(
-                std::env::var_os("RINGCAST_REQUIRE_ALL").is_none(),
-                "{error}, but nothing may be skipped here"
-            );
-            println!("skipped: {error}");
+    for expression in ["ip broadcast", "tcp port 80 or arp", "inbound and udp"] {
+        match bpf::compile_live(expression, "lo", 96) {
+            Err(error) => {
+                assert!(
+                    std::env::var_os("RINGCAST_REQUIRE_ALL").is_none(),
+                    "{error}, but nothing may be skipped here"
+                );
+                println!("skipped: {error}");
+            }
+            Ok(live) => assert_eq!(
+                live,
+                bpf::compile_for_socket(expression, 1, 96).expect("compiles without an interface"),
+                "{expression}"
+            ),
         }
-        Ok(live) => {
-            let keeps = |to: &str| live.run(&segment("127.0.0.1:5", to), 54) != 0;
-            assert!(keeps("127.255.255.255:6"), "{live}");
-            assert!(!keeps("127.0.1.0:6") && !keeps("127.255.255.0:6"), "{live}");
-        }
+    }
+}
+
+/// `inbound` needs no interface to be compiled on, but a file's frames cannot answer it.
+#[test]
+fn metadata_is_for_sockets_only() {
+    if !has_libpcap() {
+        return;
+    }
+    for link_type in [1, 101] {
+        let program = bpf::compile_for_socket("inbound", link_type, 96).expect("a socket has it");
+        assert!(program.loads_metadata(), "{program}");
+        Kernel::new().attach(&program).expect("the kernel takes it");
+        assert!(matches!(bpf::compile("inbound", link_type, 96), Err(FilterError::Metadata { .. })));
     }
 }
 

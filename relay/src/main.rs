@@ -40,6 +40,7 @@ use rights::Rights;
 use worker::{Shared, Worker};
 
 fn main() -> ExitCode {
+    wire::process::protect();
     let args = Args::parse();
     wire::log::start(args.log_format, "info");
     match &args.command {

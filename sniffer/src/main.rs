@@ -6,6 +6,7 @@
 mod args;
 mod capture;
 mod config;
+mod confine;
 mod feedback;
 mod fleet;
 mod handover;
@@ -24,6 +25,7 @@ mod uplink;
 mod watchdog;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,14 +34,17 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use wire::block::{Epoch, StreamKey};
+use wire::credentials::CredentialFiles;
 use wire::pool::Pool;
+use wire::tls::ClientFiles;
 
 use args::{Args, Command};
 use capture::CaptureConfig;
-use config::{Config, Source};
-use fleet::Fleet;
+use config::{Config, Live, Source};
+use confine::Confinement;
+use fleet::{Filters, Fleet};
 use losses::SharedLosses;
-use read::ReadThread;
+use read::{OpenedFile, ReadThread};
 use spool::Spool;
 use uplink::{Packing, Sender, Shared};
 
@@ -47,6 +52,8 @@ use uplink::{Packing, Sender, Shared};
 pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
+    // INVARIANT: before anything secret is read.
+    wire::process::protect();
     let args = Args::parse();
     wire::log::start(args.log_format, "info");
     if let Some(Command::Journal { action }) = &args.command {
@@ -75,7 +82,35 @@ fn failed(text: String) -> Failure {
     Failure { status: 1, text }
 }
 
+fn failed_by(is_usage: bool, error: &dyn std::error::Error) -> Failure {
+    Failure { status: if is_usage { 2 } else { 1 }, text: text(error) }
+}
+
+/// What is had with the rights the program was started with, and used with fewer.
+enum Prepared<'a> {
+    /// The filter is compiled. Interfaces come and go, so their rings are opened when they are there.
+    Live(&'a Live, Box<Filters>),
+    /// The file is open.
+    File(OpenedFile),
+}
+
 fn run(config: &Config) -> Result<(), Failure> {
+    // INVARIANT: what needs the rights of whoever started us comes first; what reads a byte of
+    // anybody else's, last. Between them all rights go but those to open rings, before the first
+    // thread is made, since rights are a thread's own and inherited.
+    let prepared = prepare(config)?;
+    let has_rings = matches!(prepared, Prepared::Live(..));
+    confine::give_up_capabilities(has_rings);
+    if let Some((directory, _)) = &config.spool {
+        spool::prepare(directory).map_err(|error| failed(text(&error)))?;
+    }
+    confine::confine(&Confinement {
+        has_rings,
+        spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
+        relay_port: config.relay.port(),
+        readable: &read_again(config),
+    });
+
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
     let pool = Pool::new(config.memory_bytes);
     let (marks_wanted, losses) = (Arc::new(AtomicBool::new(false)), SharedLosses::default());
@@ -103,20 +138,15 @@ fn run(config: &Config) -> Result<(), Failure> {
     // Rings are bound, and have joined their groups, behind filters that drop everything; capture
     // begins when the sender has excluded its own connection. A file is opened, and read when a
     // viewer is there.
-    let packing = match &config.source {
-        Source::Live(live) => {
-            let fleet = Fleet::open(config, live, epoch, capture, &handover, former).map_err(|error| {
-                Failure { status: if error.is_usage() { 2 } else { 1 }, text: text(&error) }
-            })?;
-            Packing::Live(Box::new(fleet))
+    let packing = match prepared {
+        Prepared::Live(live, filters) => {
+            let opened = Fleet::open(config, live, *filters, epoch, capture, &handover, former);
+            Packing::Live(Box::new(opened.map_err(|error| failed_by(error.is_usage(), &error))?))
         }
-        Source::File { path, wait } => {
+        Prepared::File(opened) => {
             let key = StreamKey { epoch, stream: 0 };
-            let started = ReadThread::start(path.as_deref(), *wait, config, key, capture, handover.clone());
-            Packing::File(started.map_err(|error| {
-                let status = if error.is_usage() { 2 } else { 1 };
-                Failure { status, text: text(&error) }
-            })?)
+            let started = ReadThread::start(opened, config, key, capture, handover.clone());
+            Packing::File(started.map_err(|error| failed_by(error.is_usage(), &error))?)
         }
     };
     let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
@@ -134,6 +164,25 @@ fn run(config: &Config) -> Result<(), Failure> {
         None => Ok(()),
         Some(text) => Err(failed(text)),
     }
+}
+
+fn prepare(config: &Config) -> Result<Prepared<'_>, Failure> {
+    match &config.source {
+        Source::Live(live) => {
+            // What is wrong with the filter is told when an interface is there that it is wrong for.
+            let filters = Filters::compile(config.filter.as_deref(), config.snaplen);
+            Ok(Prepared::Live(live, Box::new(filters)))
+        }
+        Source::File { path, .. } => OpenedFile::open(path.as_deref())
+            .and_then(|opened| read::check_filter(config).map(|()| Prepared::File(opened)))
+            .map_err(|error| failed_by(error.is_usage(), &error)),
+    }
+}
+
+/// Files that a later reload reads again.
+fn read_again(config: &Config) -> Vec<PathBuf> {
+    let CredentialFiles { tls: ClientFiles { ca, cert, key }, token_file } = config.credential_files.clone();
+    [ca, cert, key, token_file].into_iter().flatten().collect()
 }
 
 /// SIGINT and SIGTERM end in order, SIGHUP has credentials read anew.

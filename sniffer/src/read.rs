@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -22,7 +22,7 @@ use wire::ledger::{InterfaceTotals, Report};
 use wire::pack::{PackError, Packer};
 
 use crate::capture::{CaptureConfig, Output};
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::handover::{Handed, Handover, Pace, Wakeup};
 
 /// Most bytes handed over and not settled: less than any viewer's queue at the relay, so that
@@ -60,6 +60,38 @@ impl ReadError {
     }
 }
 
+/// A file that was opened and not read yet.
+#[derive(Debug)]
+pub struct OpenedFile {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+impl OpenedFile {
+    /// Opens the file at `path`; `None` is standard input.
+    pub fn open(path: Option<&Path>) -> Result<Self, ReadError> {
+        let fail = |source| ReadError::Open { path: shown(path), source };
+        let fd: OwnedFd = match path {
+            Some(path) => File::open(path).map_err(fail)?.into(),
+            None => io::stdin().as_fd().try_clone_to_owned().map_err(fail)?,
+        };
+        Ok(Self { path: path.map(Path::to_owned), file: fd.into() })
+    }
+}
+
+/// Opens libpcap and says what is wrong with the filter, before anything is read.
+pub fn check_filter(config: &Config) -> Result<(), ReadError> {
+    if let Some(expression) = &config.filter {
+        bpf::compile(expression, 1, config.snaplen)?;
+    }
+    Ok(())
+}
+
+/// How messages name a file.
+fn shown(path: Option<&Path>) -> String {
+    path.map_or("standard input".to_owned(), |path| path.display().to_string())
+}
+
 /// A file that is being sent.
 pub struct ReadThread {
     pace: Pace,
@@ -68,32 +100,25 @@ pub struct ReadThread {
 }
 
 impl ReadThread {
-    /// Opens the file, reads its head, and begins to send it as stream `key`.
+    /// Reads the file's head, and begins to send it as stream `key`. libpcap compiles the filter for each interface as
+    /// the file names them, with no more rights than the rest of the reading.
     pub fn start(
-        path: Option<&Path>,
-        wait: bool,
+        opened: OpenedFile,
         config: &Config,
         key: StreamKey,
         capture: CaptureConfig,
         handover: Handover,
     ) -> Result<Self, ReadError> {
-        let shown = path.map_or("standard input".to_owned(), |path| path.display().to_string());
-        let fail = |source| ReadError::Open { path: shown.clone(), source };
+        let path = opened.path.as_deref();
+        let shown = shown(path);
+        let wait = matches!(config.source, Source::File { wait: true, .. });
         let is_begun = Arc::new(AtomicBool::new(false));
-        let fd: OwnedFd = match path {
-            Some(path) => File::open(path).map_err(fail)?.into(),
-            None => io::stdin().as_fd().try_clone_to_owned().map_err(fail)?,
-        };
         let (timeout, begun) = (capture.block_timeout, Arc::clone(&is_begun));
-        let input = Input { file: fd.into(), timeout, is_begun: begun };
+        let input = Input { file: opened.file, timeout, is_begun: begun };
         let file = path.map_or("-".to_owned(), |path| {
             let name = path.file_name().unwrap_or(path.as_os_str());
             name.to_string_lossy().into_owned()
         });
-        if let Some(expression) = &config.filter {
-            // A wrong expression is said before anything is read.
-            bpf::compile(expression, 1, config.snaplen)?;
-        }
         let reader =
             CaptureReader::new(input).map_err(|source| ReadError::File { path: shown.clone(), source })?;
         is_begun.store(true, Ordering::Release);

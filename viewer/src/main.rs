@@ -49,6 +49,7 @@ const GIVE_UP_TIME: Duration = Duration::from_secs(2);
 const JOIN_TICK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
+    wire::process::protect();
     let args = Args::parse();
     wire::log::start(args.log_format, "warn");
     let config = match Config::new(&args, io::stdout().is_terminal()) {

@@ -34,6 +34,7 @@ pub mod message;
 pub mod pack;
 pub mod pcapng;
 pub mod pool;
+pub mod process;
 pub mod secret;
 pub mod tls;
 pub mod units;

@@ -4,6 +4,7 @@
 //! group while its filter drops everything; then, when the port of our own uplink is known, each
 //! gets its real filter. So no packet is seen twice, nor our own connection even once.
 
+mod filters;
 mod links;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ use wire::block::{Epoch, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::{Outage, OutageKind};
+
+pub use self::filters::Filters;
 
 use self::links::{Down, Gone};
 use crate::capture::{CaptureConfig, CaptureThread, FanoutOrder, RingOrder, RingState};
@@ -40,7 +43,7 @@ pub enum FleetError {
     #[error(transparent)]
     Ring(#[from] RingError),
     #[error(transparent)]
-    Filter(#[from] FilterError),
+    Filter(#[from] Arc<FilterError>),
     #[error(transparent)]
     Interface(#[from] interfaces::InterfaceError),
     #[error("interface {name}: frames of a link type that pcapng has no number for")]
@@ -63,7 +66,7 @@ impl FleetError {
 
     /// The filter itself is at fault: wrong usage.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Filter(FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. }))
+        matches!(self, Self::Filter(error) if filters::is_wrong(error))
     }
 }
 
@@ -72,6 +75,7 @@ pub struct Fleet {
     epoch: Epoch,
     name: String,
     filter: Option<String>,
+    filters: Filters,
     snaplen: u32,
     live: Live,
     threads: Vec<CaptureThread>,
@@ -119,11 +123,12 @@ struct CapturedRing {
 }
 
 impl Fleet {
-    /// Opens every ring. Nothing is captured until [`Fleet::set_exclusions`]. `former`: the streams of
-    /// an earlier run that those of each interface go on from.
+    /// Opens every ring. Nothing is captured until [`Fleet::set_exclusions`]. `filters`: the user's filter,
+    /// compiled. `former`: the streams of an earlier run that those of each interface go on from.
     pub fn open(
         config: &Config,
         live: &Live,
+        filters: Filters,
         epoch: Epoch,
         capture: CaptureConfig,
         handover: &Handover,
@@ -140,6 +145,7 @@ impl Fleet {
             epoch,
             name: config.name.clone(),
             filter: config.filter.clone(),
+            filters,
             snaplen: config.snaplen,
             live: live.clone(),
             threads,
@@ -164,7 +170,7 @@ impl Fleet {
                 Err(error) if live.wait && error.is_missing() => {
                     // What can be said to be wrong is said now, and not when it is there.
                     check_name(name)?;
-                    fleet.check_filter()?;
+                    fleet.filters.check()?;
                     info!("interface {name}: not there yet; capture begins when it is");
                 }
                 other => other?,
@@ -188,7 +194,7 @@ impl Fleet {
         let Some(link_type) = info.link_type else {
             return Err(FleetError::LinkType { name: info.name.clone() });
         };
-        let program = self.compile(info, link_type)?;
+        let program = self.filters.program(link_type, info.loopback)?;
         let config = RingConfig {
             interface: info.name.clone(),
             ring_bytes: self.live.ring_bytes,
@@ -258,36 +264,6 @@ impl Fleet {
         self.gone.remove(&info.name);
         self.captured.insert(info.index, captured);
         Ok(())
-    }
-
-    /// The user's filter for this interface. A test for VLAN tags needs the kernel's metadata,
-    /// which only a live handle compiles to.
-    fn compile(&self, info: &InterfaceInfo, link_type: u16) -> Result<Program, FilterError> {
-        let Some(expression) = &self.filter else { return Ok(Program::accept_all(self.snaplen)) };
-        if expression.contains("vlan") && LinkLayer::of(link_type) == LinkLayer::Ethernet && !info.loopback {
-            bpf::compile(expression, link_type, self.snaplen)?; // a wrong expression, whatever the interface
-            return bpf::compile_live(expression, &info.name, self.snaplen);
-        }
-        match bpf::compile(expression, link_type, self.snaplen) {
-            Err(FilterError::Metadata { .. }) => bpf::compile_live(expression, &info.name, self.snaplen),
-            other => other,
-        }
-    }
-
-    /// Whether the user's filter is one for any kind of interface that may come.
-    fn check_filter(&self) -> Result<(), FilterError> {
-        let Some(expression) = &self.filter else { return Ok(()) };
-        const ETHERNET: u16 = 1;
-        const RAW_IP: u16 = 101;
-        const RADIOTAP: u16 = 127;
-        let wrong = |link_type| match bpf::compile(expression, link_type, self.snaplen) {
-            Err(error @ (FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. })) => Some(error),
-            Ok(_) | Err(_) => None, // what else may be wrong is so for now
-        };
-        match wrong(ETHERNET) {
-            Some(error) if [RAW_IP, RADIOTAP].into_iter().all(|one| wrong(one).is_some()) => Err(error),
-            _ => Ok(()),
-        }
     }
 
     fn describe(&self, info: &InterfaceInfo, link_type: u16) -> Description {

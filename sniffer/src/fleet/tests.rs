@@ -28,7 +28,8 @@ fn try_open(arguments: &str) -> Result<Chain, FleetError> {
     let (handover, taker) = Taker::new();
     let capture =
         CaptureConfig { block_timeout: config.block_timeout, ..capture_config(Pool::new(64 << 20), None) };
-    let mut fleet = Fleet::open(&config, live, EPOCH, capture, &handover, BTreeMap::new())?;
+    let filters = Filters::compile(config.filter.as_deref(), config.snaplen);
+    let mut fleet = Fleet::open(&config, live, filters, EPOCH, capture, &handover, BTreeMap::new())?;
     fleet.set_exclusions(&[])?;
     Ok(Chain { fleet, taker, number: 0 })
 }

@@ -133,6 +133,9 @@ pub fn link_type(arphrd: u16) -> Option<u16> {
     })
 }
 
+/// All that [`link_type`] gives.
+pub const LINK_TYPES: [u16; 8] = [1, 10, 101, 105, 119, 127, 230, 271];
+
 /// IP without a header, as modems have it. Not in the `libc` crate. (linux/if_arp.h)
 const ARPHRD_RAWIP: u16 = 519;
 /// GRE over IPv6. Not in the `libc` crate. (linux/if_arp.h)

@@ -106,6 +106,10 @@ fn link_types_are_those_of_libpcap() {
         assert_eq!(link_type(arphrd), linktype);
     }
     assert_eq!(link_type(280), None, "CAN has to be rewritten first");
+    let mut all: Vec<u16> = (0..=u16::MAX).filter_map(link_type).collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all, LINK_TYPES, "filters are compiled for these");
 }
 
 #[test]

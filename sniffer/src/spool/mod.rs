@@ -15,15 +15,17 @@ mod thread;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
 use thiserror::Error;
 use tracing::{info, warn};
 use wire::block::Epoch;
-use wire::journal::{Config as JournalConfig, Eviction, Journal, JournalError, RealFs};
+use wire::journal::{Config as JournalConfig, Eviction, Fs, Journal, JournalError, RealFs};
 use wire::message::Cursor;
 use wire::pool::Pool;
 use wire::units::format_bytes;
@@ -43,6 +45,38 @@ pub enum SpoolError {
     Journal(#[from] JournalError),
     #[error("--spool {}: {what}", directory.display())]
     Directory { directory: PathBuf, what: &'static str, source: io::Error },
+    #[error(
+        "--spool {}: {} is not ours to write: it is owned by uid {owner}, the sniffer runs as uid {uid} and \
+         uses no capability to get around that; `chown -R {uid} {}`, or run it as that user",
+        directory.display(), path.display(), directory.display()
+    )]
+    Foreign { directory: PathBuf, path: PathBuf, owner: u32, uid: u32 },
+}
+
+/// Makes the directory, for its owner alone, if it is not there, and checks that it is ours to write. What root could
+/// write as root, it cannot without capabilities.
+pub fn prepare(directory: &Path) -> Result<(), SpoolError> {
+    let failed = |what| move |source| SpoolError::Directory { directory: directory.to_owned(), what, source };
+    RealFs.create_directory(directory).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => {
+            failed("cannot be made without capabilities; make it and `chown` it to this user")(error)
+        }
+        _ => failed("cannot be made")(error),
+    })?;
+    let check = |path: PathBuf, flags| match eaccess(&path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::ENOENT) => Ok(()), // it is new
+        Err(Errno::EACCES) => {
+            let owner = fs::metadata(&path).map_err(failed("cannot be looked at"))?.uid();
+            let uid = geteuid().as_raw();
+            Err(SpoolError::Foreign { directory: directory.to_owned(), path, owner, uid })
+        }
+        Err(errno) => Err(failed("cannot be written")(errno.into())),
+    };
+    let (files, enter) = (AccessFlags::R_OK | AccessFlags::W_OK, AccessFlags::X_OK);
+    check(directory.to_owned(), files | enter)?;
+    // Who made this file made the others.
+    check(directory.join("lock"), files)
 }
 
 /// A spool that was opened.

@@ -1,0 +1,124 @@
+//! What a confined process can do and what not. Each attempt is made in a process of its own, since it is for good.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use ::landlock::ABI;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::kill;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::unistd::getppid;
+
+use super::*;
+use crate::test_net::skipped;
+
+/// Where the process of its own finds the spool.
+const SPOOL: &str = "RINGCAST_TEST_SPOOL";
+
+/// Runs a test of this file in a process of its own.
+fn in_a_process(name: &str, spool: &Path) {
+    let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
+    command.args([&format!("confine::tests::{name}"), "--exact", "--ignored", "--nocapture"]);
+    let output = command.env(SPOOL, spool).env("RUST_BACKTRACE", "1").output().expect("it runs");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    eprint!("{said}");
+}
+
+fn is_refused<T>(result: std::io::Result<T>) -> bool {
+    result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
+#[test]
+fn a_confined_process_has_what_it_needs_and_no_more() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = directory.path().join("spool");
+    std::fs::create_dir(&spool).expect("made");
+    std::fs::write(directory.path().join("beside"), "not for us").expect("written");
+    in_a_process("confined", &spool);
+}
+
+#[test]
+#[ignore = "confines its process; the test above runs it"]
+fn confined() {
+    let Some(spool) = std::env::var_os(SPOOL).map(PathBuf::from) else { return };
+    let [relay, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("loopback is there"));
+    let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
+    let confinement = Confinement {
+        has_rings: false,
+        spool: Some(&spool),
+        relay_port: port(&relay),
+        readable: &[std::env::current_exe().expect("a test knows where it is")],
+    };
+
+    nix::sys::prctl::set_no_new_privs().expect("our own right");
+    let Some(abi) = landlock::restrict(&confinement).expect("rules are right") else {
+        return skipped("this kernel has no Landlock");
+    };
+    let segment = spool.join("segment");
+    File::create(&segment).and_then(|mut file| file.write_all(b"a block")).expect("the spool is ours");
+    std::fs::rename(&segment, spool.join("renamed")).expect("and its names");
+    std::fs::read_dir(&spool).expect("to be listed");
+    OpenOptions::new().write(true).truncate(true).open(spool.join("renamed")).expect("and cut");
+    std::fs::remove_file(spool.join("renamed")).expect("and deleted");
+    assert!(is_refused(std::fs::create_dir(spool.join("directory"))));
+    assert!(is_refused(std::os::unix::fs::symlink("/etc", spool.join("link"))));
+    let beside = spool.with_file_name("beside");
+    assert!(is_refused(File::open(&beside)) && is_refused(std::fs::remove_file(&beside)));
+    assert!(
+        is_refused(File::create("/etc/ringcast-test")) && is_refused(File::create("/dev/shm/ringcast-test"))
+    );
+    for readable in ["/etc/passwd", "/proc/meminfo", "/dev/urandom"] {
+        File::open(readable).unwrap_or_else(|error| panic!("{readable}: {error}"));
+    }
+    assert!(is_refused(OpenOptions::new().write(true).open("/proc/self/comm")));
+    File::open(&confinement.readable[0]).expect("was asked for");
+
+    // TCP by Landlock since its ABI 4.
+    TcpStream::connect(relay.local_addr().expect("bound")).expect("the relay's port");
+    if abi >= ABI::V4 {
+        assert!(is_refused(TcpStream::connect(other.local_addr().expect("bound"))));
+        let port = port(&other);
+        drop(other);
+        assert!(is_refused(TcpListener::bind(("127.0.0.1", port))));
+    } else {
+        skipped("this kernel's Landlock knows no ports");
+    }
+    UdpSocket::bind("127.0.0.1:0").expect("name servers are asked by UDP");
+
+    // The rest by seccomp.
+    if !seccomp::restrict(confinement.has_rings).expect("a filter") {
+        return skipped("no seccomp filter for this architecture");
+    }
+    assert_eq!(std::thread::spawn(|| 7).join().expect("threads are ours"), 7);
+    let panicked = std::thread::spawn(|| panic!("as the test wants it")).join();
+    assert!(panicked.is_err(), "a panic ends its thread and nothing else");
+    assert_eq!(vec![7_u8; 256 << 20].iter().filter(|one| **one == 7).count(), 256 << 20, "memory grows");
+    assert!(("localhost", 9440).to_socket_addrs().is_ok_and(|mut found| found.next().is_some()));
+    UnixStream::pair().expect("signals wake us by it");
+    UdpSocket::bind("127.0.0.1:0").expect("still");
+    TcpStream::connect(relay.local_addr().expect("bound")).expect("still");
+    assert!(is_refused(Command::new("/bin/true").status()), "no programs");
+    assert_eq!(kill(getppid(), None), Err(Errno::EPERM), "no signals");
+    assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM), "no namespaces");
+    let open = |family, kind, protocol: Option<SockProtocol>| {
+        socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol).map(drop)
+    };
+    assert_eq!(open(AddressFamily::Inet, SockType::Raw, Some(SockProtocol::Icmp)), Err(Errno::EPERM));
+    assert_eq!(
+        open(AddressFamily::Packet, SockType::Raw, None),
+        Err(Errno::EPERM),
+        "no rings were asked for"
+    );
+    assert_eq!(open(AddressFamily::Vsock, SockType::Stream, None), Err(Errno::EPERM));
+    assert_eq!(
+        open(AddressFamily::Netlink, SockType::Raw, Some(SockProtocol::NetlinkAudit)),
+        Err(Errno::EPERM)
+    );
+    open(AddressFamily::Netlink, SockType::Raw, Some(SockProtocol::NetlinkRoute)).expect("interfaces");
+}
