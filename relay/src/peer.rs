@@ -5,7 +5,6 @@ use std::time::Instant;
 use wire::connection::Connection;
 use wire::hub::Run;
 use wire::message::Selection;
-use wire::pool::Charge;
 
 use crate::gate::Admission;
 use crate::rights::Who;
@@ -34,8 +33,6 @@ pub struct Newcomer {
     pub address: String,
     /// It counts as a connection as long as this lives.
     pub admission: Admission,
-    /// What it holds of the budget of memory.
-    pub charge: Charge,
 }
 
 /// A connection of a worker.
@@ -51,8 +48,6 @@ pub struct Peer {
     pub address: String,
     /// It counts as a connection as long as this lives.
     pub admission: Admission,
-    /// What it holds of the budget of memory.
-    pub charge: Charge,
     /// A viewer's, since when.
     pub subscription: Option<(Selection, Instant)>,
     /// When it was adopted.
@@ -64,9 +59,9 @@ pub struct Peer {
 impl Peer {
     /// A connection, not listed.
     pub fn new(newcomer: Newcomer, now: Instant) -> Self {
-        let Newcomer { connection, role, who, address, admission, charge } = newcomer;
+        let Newcomer { connection, role, who, address, admission } = newcomer;
         let (subscription, since, is_listed) = (None, now, false);
-        Self { connection, role, who, address, admission, charge, subscription, since, is_listed }
+        Self { connection, role, who, address, admission, subscription, since, is_listed }
     }
 
     /// Under which name it has proved itself.

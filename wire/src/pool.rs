@@ -111,6 +111,11 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// It is `bytes` now. Less is always right; `false`, and nothing changed, when there is no room
     /// for more.
     pub fn set(&mut self, bytes: usize) -> bool {

@@ -52,9 +52,10 @@ impl Worker {
         let charge = charge.ok_or("the memory of --memory is used up")?;
         let connection = Connection::server(stream, self.rights.tls().as_ref(), now);
         let mut connection = connection.map_err(|error| error.to_string())?;
+        connection.set_charge(charge);
         connection.allow_origins(Arc::clone(&self.origins));
         let (role, who, address) = (Role::Stranger, None, address.to_string());
-        self.adopt(Newcomer { connection, role, who, address, admission, charge }, now);
+        self.adopt(Newcomer { connection, role, who, address, admission }, now);
         Ok(())
     }
 
@@ -124,8 +125,8 @@ impl Worker {
         let Some(mut peer) = self.peers.remove(&id) else { return Ok(()) };
         let Ok(()) = self.poll.registry().deregister(peer.connection.stream_mut()) else { return Ok(()) };
         peer.connection.set_ready(true, true); // no event will tell the new poll what came before
-        let Peer { connection, role, who, address, admission, charge, .. } = peer;
-        let newcomer = Newcomer { connection, role, who, address, admission, charge };
+        let Peer { connection, role, who, address, admission, .. } = peer;
+        let newcomer = Newcomer { connection, role, who, address, admission };
         self.inboxes.send(self.index, to, Note::Adopt(Box::new(newcomer)));
         self.wake[to] = true;
         Ok(())

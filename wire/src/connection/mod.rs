@@ -42,7 +42,7 @@ pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
 
 use crate::block::BLOCK_BYTES_MAX;
 use crate::message::{CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, Envelope, HELLO_BYTES_MAX};
-use crate::pool::Pool;
+use crate::pool::{Charge, Pool};
 use crate::tls::{ClientTls, PeerCertificate, ServerTls, TlsFault};
 
 /// Time for the TCP connection and the handshakes, that of TLS and that of WebSocket.
@@ -89,6 +89,8 @@ pub enum ConnectionError {
     Closed { reason: String },
     #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 16 MiB of them wait")]
     NotReading,
+    #[error("the budget of memory is used up: no room for what waits for this peer")]
+    Budget,
 }
 
 fn reason_text(reason: &str) -> String {
@@ -123,6 +125,14 @@ impl Piece {
     }
 }
 
+/// What a connection holds of a budget of memory.
+#[derive(Debug)]
+struct Budget {
+    base_bytes: usize,
+    charge: Charge,
+    is_used_up: bool,
+}
+
 #[derive(Debug)]
 enum Phase {
     /// TCP is connecting, then the request is sent, then the answer awaited.
@@ -150,6 +160,7 @@ pub struct Connection {
     wants_buffer: bool,
     control: VecDeque<(Outgoing, Vec<u8>)>,
     control_bytes: usize,
+    budget: Option<Budget>,
     data: VecDeque<(Envelope, Bytes)>,
     data_bytes: usize,
     committed: VecDeque<Piece>,
@@ -210,6 +221,7 @@ impl Connection {
             wants_buffer: false,
             control: VecDeque::new(),
             control_bytes: 0,
+            budget: None,
             data: VecDeque::new(),
             data_bytes: 0,
             committed: VecDeque::new(),
@@ -243,6 +255,12 @@ impl Connection {
     /// handshake is still to come.
     pub fn allow_origins(&mut self, origins: Arc<[Origin]>) {
         self.policy.origins = origins;
+    }
+
+    /// Counts what this connection holds against a budget: `charge`, and on top of it the control
+    /// messages that wait. Where there is no room for them, the connection ends.
+    pub fn set_charge(&mut self, charge: Charge) {
+        self.budget = Some(Budget { base_bytes: charge.bytes(), charge, is_used_up: false });
     }
 
     /// Takes messages as long as a known peer may send, rather than a stranger's.

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The budget is asked when what waits passes a multiple of this.
+const BUDGET_STEP_BYTES: usize = 16 << 10;
+
 impl Connection {
     pub(super) fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
         // One pong says what many would (RFC 6455, section 5.5.3), and so does one progress: a peer
@@ -29,6 +32,14 @@ impl Connection {
         }
         self.control_bytes += one.1.len();
         self.control.push_back(one);
+        self.count_against_budget();
+    }
+
+    fn count_against_budget(&mut self) {
+        if let Some(budget) = &mut self.budget {
+            let queued = self.control_bytes.next_multiple_of(BUDGET_STEP_BYTES);
+            budget.is_used_up |= !budget.charge.set(budget.base_bytes + queued);
+        }
     }
 
     /// Queues a close frame. 1005 is no code that is sent, but stands for none (RFC 6455, section
@@ -126,6 +137,9 @@ impl Connection {
     }
 
     pub(super) fn check_control_queue(&self) -> Result<(), ConnectionError> {
+        if self.budget.as_ref().is_some_and(|budget| budget.is_used_up) {
+            return Err(ConnectionError::Budget);
+        }
         let is_over = self.control.len() > CONTROL_QUEUE_MAX || self.control_bytes > CONTROL_QUEUE_BYTES_MAX;
         if is_over { Err(ConnectionError::NotReading) } else { Ok(()) }
     }
@@ -161,6 +175,7 @@ impl Connection {
             self.committed_bytes += piece.len();
             self.committed.push_back(piece);
         }
+        self.count_against_budget();
         if self.is_client && self.staged_from == self.staged.len() {
             self.mask_into_send_buffer();
         }
