@@ -270,6 +270,8 @@ impl Worker {
     pub(super) fn fail(&mut self, id: u64, fault: Fault, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_closing = peer.connection.is_closing();
+        // It is told once, and closes the connection before it is.
+        let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) => (reason, true),
             Fault::Left(reason) => (format!("it said: {}", reason.escape_debug()), false),
@@ -280,7 +282,7 @@ impl Worker {
             Fault::Connection(ConnectionError::Tls(fault)) if was_closing => (fault.to_string(), true),
             Fault::Connection(error) => (error.to_string(), false),
         };
-        let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;
+        let is_news = !was_closing || is_tls || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
             info!("{}: {}{held_back}", peer.title(), printable(&reason));
         }
