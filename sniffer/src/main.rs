@@ -25,7 +25,7 @@ mod uplink;
 mod watchdog;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,9 +34,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use wire::block::{Epoch, StreamKey};
-use wire::credentials::CredentialFiles;
 use wire::pool::Pool;
-use wire::tls::ClientFiles;
 
 use args::{Args, Command};
 use capture::CaptureConfig;
@@ -108,7 +106,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         has_rings,
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
-        readable: &read_again(config),
+        readable: &config.credential_files.paths().map(Path::to_owned).collect(),
     });
 
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
@@ -177,12 +175,6 @@ fn prepare(config: &Config) -> Result<Prepared<'_>, Failure> {
             .and_then(|opened| read::check_filter(config).map(|()| Prepared::File(opened)))
             .map_err(|error| failed_by(error.is_usage(), &error)),
     }
-}
-
-/// Files that a later reload reads again.
-fn read_again(config: &Config) -> Vec<PathBuf> {
-    let CredentialFiles { tls: ClientFiles { ca, cert, key }, token_file } = config.credential_files.clone();
-    [ca, cert, key, token_file].into_iter().flatten().collect()
 }
 
 /// SIGINT and SIGTERM end in order, SIGHUP has credentials read anew.

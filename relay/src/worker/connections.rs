@@ -202,6 +202,8 @@ impl Worker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_closing = peer.connection.is_closing();
         let (mut code, mut log_only) = (POLICY_VIOLATION, String::new());
+        // It is told once, and closes the connection before it is.
+        let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) => (reason, true),
             Fault::Denied(why) => {
@@ -219,7 +221,7 @@ impl Worker {
             Fault::Connection(ConnectionError::Tls(fault)) if was_closing => (fault.to_string(), true),
             Fault::Connection(error) => (error.to_string(), false),
         };
-        let is_news = !was_closing || matches!(peer.role, Role::Stranger) && can_be_told;
+        let is_news = !was_closing || is_tls || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
             info!("{}: {}{held_back}", peer.title(), printable(&(reason.clone() + &log_only)));
         }

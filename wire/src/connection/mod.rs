@@ -6,8 +6,8 @@
 //! [`Connection::is_ready`] tells.
 //!
 //! Outgoing control messages have a queue of their own and go between data messages. A server's
-//! payloads are written from where they lie, by vectored writes; a client's must be masked, which
-//! is fused with the one copy into the send buffer.
+//! payloads are written, or encrypted, from where they lie, by vectored writes; a client's must be
+//! masked, which is fused with the one copy into the send buffer.
 
 mod acknowledged;
 mod handshake;

@@ -1,11 +1,12 @@
 //! What carries the bytes: TCP alone, or TLS on it. Not blocking; mio's edge-triggered rules hold: a
 //! side that says `Blocked` or `WouldBlock` has nothing left inside, so an event will tell.
 //!
-//! TLS reads ciphertext by pieces of 128 KiB into a buffer that a connection holds only while it has
+//! TLS reads ciphertext by pieces of 64 KiB into a buffer that a connection holds only while it has
 //! unread ciphertext: idle ones share one per thread. (rustls itself would read 4 KiB at a time.) It
 //! encrypts 256 KiB at a time and only when the kernel has taken all that was encrypted before, so a
 //! connection whose peer does not read holds that much and no more, and what the kernel has is known
-//! message by message.
+//! message by message. An idle connection costs about 40 KB more than one without TLS (39 KB measured,
+//! most of it in rustls).
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -17,7 +18,7 @@ use super::ConnectionError;
 use crate::tls::{ClientTls, PeerCertificate, ServerTls, Side, TlsFault, explain};
 
 /// Ciphertext that is read at a time.
-const CIPHERTEXT_BYTES: usize = 128 << 10;
+const CIPHERTEXT_BYTES: usize = 64 << 10;
 /// Plaintext that is encrypted at a time.
 const ENCRYPTED_BYTES: usize = 256 << 10;
 /// First bytes of a TLS record: the content types of RFC 8446, section 5.1.

@@ -10,7 +10,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 #[derive(Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
     /// Its subject alternative names (RFC 5280, section 4.2.1.6): DNS names, e-mail addresses, URIs,
-    /// IP addresses. Others, and the subject itself, are no names here. DNS names are in lower case.
+    /// IP addresses. Others, and the subject itself, are no names here, nor is what has other than
+    /// printable ASCII in it. DNS names are in lower case.
     pub names: Vec<String>,
     /// Its end, in seconds since 1970.
     pub not_after_s: u64,
@@ -41,7 +42,7 @@ impl std::fmt::Debug for PeerCertificate {
 }
 
 fn name_text(name: &GeneralName<'_>) -> Option<String> {
-    match name {
+    let text = match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         GeneralName::RFC822Name(text) | GeneralName::URI(text) => Some((*text).to_owned()),
         GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
@@ -50,7 +51,8 @@ fn name_text(name: &GeneralName<'_>) -> Option<String> {
             _ => None,
         },
         _ => None,
-    }
+    };
+    text.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
 }
 
 /// When a certificate ends, in seconds since 1970.
