@@ -2,12 +2,13 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test sim lint clean
+.PHONY: help setup build demo test sim fuzz lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
 	@echo 'make test    all tests (as root, or with sudo: some make network namespaces)'
 	@echo 'make sim     20,000 seeds of the protocol, 20,000 of the journal'
+	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -28,6 +29,11 @@ test: setup
 sim:
 	RINGCAST_SIM_SEEDS=20000 $(CARGO) test -p wire --locked --test sim
 	RINGCAST_JOURNAL_SEEDS=20000 $(CARGO) test -p wire --locked --lib journal::model
+
+# What it finds stands in fuzz/artifacts, with the command that shows it again.
+SECONDS_EACH ?= 60
+fuzz:
+	bench/fuzz.sh $(SECONDS_EACH)
 
 lint: setup
 	$(CARGO) fmt --all --check
