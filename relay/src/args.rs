@@ -1,16 +1,26 @@
 //! What was typed.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use wire::log::Format;
 use wire::units::parse_size;
+
+use crate::init::InitArgs;
+use crate::token_command::TokenAction;
 
 /// Forwards packets from sniffers to viewers, without decoding them.
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Address and port to listen on. Off loopback it takes --insecure.
+    /// Something else than forwarding.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Address and port to listen on. Off loopback it takes --cert, --key and --tokens, which
+    /// relay init makes.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9440")]
     pub listen: SocketAddr,
 
@@ -33,12 +43,56 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     pub memory: usize,
 
-    /// Listen off loopback without TLS and without asking who connects: anyone who reaches the
-    /// port can watch and publish.
+    /// Speak TLS alone, with this certificate and those above it, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// Key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// Take certificates of clients that these authorities signed, in PEM; each needs an entry in
+    /// --tokens. Clients without one need a token.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca: Option<PathBuf>,
+
+    /// Who may come in, and as what; relay token writes it. Default: everybody, on loopback.
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+
+    /// Listen off loopback without TLS, or without asking who connects: anyone who reaches the
+    /// port can watch and publish. What is given of --cert and --tokens is used all the same.
     #[arg(long)]
     pub insecure: bool,
+
+    /// Web page that may connect from a browser, as `https://HOST[:PORT]`; may be given several times.
+    /// Default: those of the relay's own host.
+    #[arg(long, value_name = "ORIGIN")]
+    pub allow_origin: Vec<String>,
+
+    /// Most connections, 16 to 1000000; more are refused.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub connections: u32,
+
+    /// Most connections from one address, at least 1, loopback too; more are refused.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_per_address: u32,
 
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+}
+
+/// What the relay does besides forwarding.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Make all that a relay needs to be reached safely: a private authority, its certificate, the
+    /// first tokens. Prints the lines to paste. Nothing that is there is overwritten.
+    Init(InitArgs),
+    /// Let somebody in, show who may come in, or revoke it.
+    Token {
+        /// What to do.
+        #[command(subcommand)]
+        action: TokenAction,
+    },
 }

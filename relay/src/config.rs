@@ -1,6 +1,7 @@
 //! What was decided: the arguments, checked against each other before the first socket.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -13,6 +14,7 @@ const MEMORY_BYTES_MIN: usize = 64 << 20;
 
 /// The relay's settings.
 #[derive(Clone, Debug)]
+#[allow(dead_code)] // the workers do not use all of it yet
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
@@ -24,8 +26,22 @@ pub struct Config {
     pub recent_bytes: usize,
     /// Most bytes of packed blocks in all.
     pub memory_bytes: usize,
-    /// Anyone may connect, from anywhere.
+    /// Certificate and key of the relay: TLS alone.
+    pub cert: Option<PathBuf>,
+    /// Given with `cert`, and only with it.
+    pub key: Option<PathBuf>,
+    /// Authorities of client certificates; only with `cert` and `tokens`.
+    pub client_ca: Option<PathBuf>,
+    /// Access file; without it everybody may do everything.
+    pub tokens: Option<PathBuf>,
+    /// Anyone may connect, from anywhere, as far as `cert` and `tokens` do not say otherwise.
     pub insecure: bool,
+    /// Origins of web pages that may connect besides the relay's own: lower case, without a path.
+    pub allowed_origins: Vec<String>,
+    /// Most connections in all.
+    pub connections: usize,
+    /// Most connections from one address.
+    pub connections_per_address: usize,
 }
 
 /// Why the settings do not go together. Exit status 2.
@@ -33,10 +49,15 @@ pub struct Config {
 #[allow(missing_docs)] // the texts say what the fields are
 pub enum ConfigError {
     #[error(
-        "--listen {listen}: not a loopback address, so anyone who reaches the port could watch; \
-         this version has no TLS yet: listen on 127.0.0.1, or write --insecure"
+        "--listen {listen}: not a loopback address, so anyone who reaches the port could watch and \
+         publish; {missing} missing: relay init DIR makes them and shows the lines to start with. \
+         Or listen on 127.0.0.1, or write --insecure"
     )]
-    Insecure { listen: SocketAddr },
+    Insecure { listen: SocketAddr, missing: &'static str },
+    #[error("{given}: needs {missing} beside it")]
+    Needs { given: &'static str, missing: &'static str },
+    #[error("--allow-origin {found:?}: write https://HOST[:PORT], without a path")]
+    Origin { found: String },
     #[error("--viewer-queue {found}: at least {VIEWER_QUEUE_BYTES_MIN} bytes")]
     ViewerQueue { found: usize },
     #[error("--recent {found}: at most half of --memory, {most} bytes")]
@@ -48,8 +69,27 @@ pub enum ConfigError {
 impl Config {
     /// Checks what was typed.
     pub fn new(args: &Args) -> Result<Self, ConfigError> {
-        if !args.listen.ip().is_loopback() && !args.insecure {
-            return Err(ConfigError::Insecure { listen: args.listen });
+        let (has_tls, has_tokens) = (args.cert.is_some(), args.tokens.is_some());
+        let needs = |given, missing| Err(ConfigError::Needs { given, missing });
+        match (has_tls, args.key.is_some()) {
+            (true, false) => return needs("--cert", "--key"),
+            (false, true) => return needs("--key", "--cert"),
+            _ => {}
+        }
+        if args.client_ca.is_some() && !has_tls {
+            return needs("--client-ca", "--cert and --key");
+        }
+        if args.client_ca.is_some() && !has_tokens {
+            return needs("--client-ca", "--tokens with an entry for each certificate");
+        }
+        let missing = match (has_tls, has_tokens) {
+            (true, true) => None,
+            (true, false) => Some("--tokens is"),
+            (false, true) => Some("--cert and --key are"),
+            (false, false) => Some("--cert, --key and --tokens are"),
+        };
+        if let Some(missing) = missing.filter(|_| !args.listen.ip().is_loopback() && !args.insecure) {
+            return Err(ConfigError::Insecure { listen: args.listen, missing });
         }
         if args.viewer_queue < VIEWER_QUEUE_BYTES_MIN {
             return Err(ConfigError::ViewerQueue { found: args.viewer_queue });
@@ -67,7 +107,114 @@ impl Config {
             viewer_queue_bytes: args.viewer_queue,
             recent_bytes,
             memory_bytes: args.memory,
+            cert: args.cert.clone(),
+            key: args.key.clone(),
+            client_ca: args.client_ca.clone(),
+            tokens: args.tokens.clone(),
             insecure: args.insecure,
+            allowed_origins: args.allow_origin.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
+            connections: usize::try_from(args.connections).unwrap_or(usize::MAX),
+            connections_per_address: usize::try_from(args.connections_per_address).unwrap_or(usize::MAX),
         })
+    }
+}
+
+/// An origin as browsers send it (RFC 6454, section 6.2): scheme, host and port, in lower case.
+fn origin(text: &str) -> Result<String, ConfigError> {
+    let lower = text.to_ascii_lowercase();
+    let host = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://"));
+    let refused = |one: char| !one.is_ascii_graphic() || "/?#@*\\".contains(one);
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(refused) => Ok(lower),
+        _ => Err(ConfigError::Origin { found: text.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, String> {
+        let words = std::iter::once("relay").chain(line.split_whitespace());
+        let args = Args::try_parse_from(words).map_err(|error| error.to_string())?;
+        Config::new(&args).map_err(|error| error.to_string())
+    }
+
+    fn refusal(line: &str) -> String {
+        config(line).expect_err(line)
+    }
+
+    #[test]
+    fn off_loopback_everything_is_needed() {
+        for (line, missing) in [
+            ("", "; --cert, --key and --tokens are missing"),
+            ("--tokens t", "; --cert and --key are missing"),
+            ("--cert c --key k", "; --tokens is missing"),
+        ] {
+            for listen in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+                let line = format!("--listen {listen} {line}");
+                let text = refusal(&line);
+                assert!(text.contains(missing) && text.contains("relay init DIR"), "{text}");
+                assert!(config(&format!("{line} --insecure")).is_ok(), "{line}");
+            }
+            assert!(config(line).is_ok(), "{line}");
+            assert!(config(&format!("--listen [::1]:1 {line}")).is_ok(), "{line}");
+        }
+        let config =
+            config("--listen 0.0.0.0:1 --cert c --key k --tokens t --client-ca a").expect("complete");
+        assert_eq!(config.cert, Some(PathBuf::from("c")));
+        assert_eq!(config.client_ca, Some(PathBuf::from("a")));
+    }
+
+    #[test]
+    fn insecure_drops_nothing_that_is_given() {
+        let config = config("--insecure --cert c --key k --tokens t").expect("complete");
+        assert!(config.insecure && config.cert.is_some() && config.key.is_some() && config.tokens.is_some());
+    }
+
+    #[test]
+    fn options_that_need_others_say_so() {
+        assert_eq!(refusal("--cert c"), "--cert: needs --key beside it");
+        assert_eq!(refusal("--key k --insecure"), "--key: needs --cert beside it");
+        assert_eq!(refusal("--client-ca c --tokens t"), "--client-ca: needs --cert and --key beside it");
+        assert!(refusal("--client-ca c --cert c --key k").contains("--client-ca: needs --tokens"));
+    }
+
+    #[test]
+    fn origins_have_no_path() {
+        let config =
+            config("--allow-origin HTTPS://Desk.example.net:8443 --allow-origin http://[::1]").expect("both");
+        assert_eq!(config.allowed_origins, ["https://desk.example.net:8443", "http://[::1]"]);
+        for wrong in [
+            "*",
+            "null",
+            "desk",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "https://u@a",
+            "ftp://a",
+            "https://*",
+        ] {
+            assert!(refusal(&format!("--allow-origin {wrong}")).contains("without a path"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn limits_have_ranges() {
+        let config = config("").expect("defaults");
+        assert_eq!((config.connections, config.connections_per_address), (4096, 1024));
+        assert!(refusal("--connections 15").contains("16..=1000000"));
+        assert!(refusal("--connections-per-address 0").contains("1..=1000000"));
+    }
+
+    #[test]
+    fn subcommands_stand_alone() {
+        assert!(Args::try_parse_from(["relay", "init", "d"]).is_ok());
+        assert!(Args::try_parse_from(["relay", "--insecure", "init", "d"]).is_err());
+        assert!(Args::try_parse_from(["relay", "token", "list", "--tokens", "t"]).is_ok());
+        assert!(Args::try_parse_from(["relay", "token", "list"]).is_err());
     }
 }

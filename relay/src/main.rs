@@ -4,12 +4,18 @@
 //! its hello. See `worker` for the loop, and `wire::hub` for what is forwarded to whom.
 
 mod args;
+mod authority;
 mod config;
 mod inbox;
+mod init;
 mod limit;
 mod peer;
+mod private_file;
+mod shell;
+mod token_command;
 mod worker;
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +28,7 @@ use tracing::{info, warn};
 use wire::block::Epoch;
 use wire::pool::Pool;
 
-use args::Args;
+use args::{Args, Command};
 use config::Config;
 use inbox::Inboxes;
 use worker::Worker;
@@ -30,23 +36,39 @@ use worker::Worker;
 fn main() -> ExitCode {
     let args = Args::parse();
     wire::log::start(args.log_format, "info");
+    match &args.command {
+        Some(Command::Init(args)) => return init::run(args),
+        Some(Command::Token { action }) => return token_command::run(action),
+        None => {}
+    }
     let config = match Config::new(&args) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("relay: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return fail(2, &error.to_string()),
     };
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            eprintln!("relay: {text}");
-            ExitCode::FAILURE
-        }
+        Err(text) => fail(1, &text),
+    }
+}
+
+/// Says why the program ends without success, and with which status.
+fn fail(status: u8, text: &str) -> ExitCode {
+    eprintln!("relay: {text}");
+    ExitCode::from(status)
+}
+
+/// Shows what a command has found or done on standard output.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => fail(1, &format!("standard output: {error}")),
+        _ => ExitCode::SUCCESS,
     }
 }
 
 fn run(config: &Config) -> Result<(), String> {
+    if config.cert.is_some() || config.tokens.is_some() {
+        return Err("--cert, --tokens: this version makes these files and cannot use them yet".to_owned());
+    }
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;

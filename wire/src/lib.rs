@@ -16,6 +16,7 @@
 //! `pack`, `uplink`, `hub` and `downlink` know no sockets and no clocks: what happens is handed in,
 //! what to do is polled out.
 
+pub mod access;
 pub mod block;
 pub mod capture_file;
 pub mod clock;

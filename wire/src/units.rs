@@ -105,6 +105,7 @@ mod tests {
         assert_eq!(parse_time("0.25s"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_time("60"), Ok(Duration::from_secs(60)));
         assert_eq!(parse_time("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_time("90d"), Ok(Duration::from_secs(90 * 86_400)));
     }
 
     #[test]

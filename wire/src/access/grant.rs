@@ -1,0 +1,103 @@
+//! What somebody who has been let in may do.
+
+use std::sync::Arc;
+
+use globset::GlobSet;
+
+use super::entry::{ANYONE, Credential, Entry, EntryError, Role};
+use super::{Denied, scope};
+use crate::message;
+
+/// What somebody may do, and the entry that says so. Cheap to clone. Two grants are equal if their
+/// entries are, in everything.
+#[derive(Clone)]
+pub struct Grant(Option<Arc<Granted>>);
+
+struct Granted {
+    entry: Entry,
+    publish: GlobSet,
+    see: GlobSet,
+}
+
+impl Grant {
+    /// What a checked entry grants; globs that do not compile are named.
+    pub(super) fn new(entry: &Entry) -> Result<Self, EntryError> {
+        let publish = scope::compile("publish", &entry.publish)?;
+        let see = scope::compile("see", &entry.see)?;
+        Ok(Self(Some(Arc::new(Granted { entry: entry.clone(), publish, see }))))
+    }
+
+    /// What everybody may do at a relay that asks nobody: everything.
+    pub fn anyone() -> Self {
+        Self(None)
+    }
+
+    /// The name of the entry, for the log; `anyone` without one.
+    pub fn name(&self) -> &str {
+        self.0.as_ref().map_or(ANYONE, |granted| &granted.entry.name)
+    }
+
+    /// From when on it is worth nothing, in seconds since 1970; `None`: never.
+    pub fn expires_s(&self) -> Option<u64> {
+        self.0.as_ref().and_then(|granted| granted.entry.expires_s)
+    }
+
+    /// Whether it was given for a client certificate.
+    pub fn is_by_certificate(&self) -> bool {
+        let credential = self.0.as_ref().map(|granted| &granted.entry.credential);
+        matches!(credential, Some(Credential::Certificate { .. }))
+    }
+
+    /// Whether its holder may have this role in the protocol.
+    pub fn may_be(&self, role: message::Role) -> bool {
+        self.0.as_ref().is_none_or(|granted| {
+            matches!(
+                (granted.entry.role, role),
+                (Role::Admin, _)
+                    | (Role::Publish, message::Role::Publish)
+                    | (Role::Subscribe, message::Role::Subscribe)
+            )
+        })
+    }
+
+    /// Whether its holder may publish under this sniffer's name. Over 255 bytes no name is possible.
+    pub fn may_publish(&self, sniffer: &str) -> bool {
+        let covered = |granted: &Arc<Granted>| scope::covers(&granted.publish, sniffer);
+        self.may_be(message::Role::Publish) && self.0.as_ref().is_none_or(covered)
+    }
+
+    /// Whether its holder may see the sniffer of this name. Over 255 bytes no name is possible.
+    pub fn may_see(&self, sniffer: &str) -> bool {
+        let covered = |granted: &Arc<Granted>| scope::covers(&granted.see, sniffer);
+        self.may_be(message::Role::Subscribe) && self.0.as_ref().is_none_or(covered)
+    }
+
+    /// The globs of what its holder may see; empty for who may see nothing and for anyone.
+    pub fn sees(&self) -> &[String] {
+        self.0.as_ref().map_or(&[], |granted| &granted.entry.see)
+    }
+
+    /// The grant, while its time is not over.
+    pub(super) fn at(&self, now_s: u64) -> Result<Self, Denied> {
+        match self.expires_s() {
+            Some(expires_s) if now_s >= expires_s => Err(Denied::Expired),
+            _ => Ok(self.clone()),
+        }
+    }
+}
+
+impl PartialEq for Grant {
+    fn eq(&self, other: &Self) -> bool {
+        let entry = |grant: &Self| grant.0.as_ref().map(|granted| granted.entry.clone());
+        entry(self) == entry(other)
+    }
+}
+
+impl Eq for Grant {}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entry = self.0.as_ref().map(|granted| &granted.entry);
+        formatter.debug_tuple("Grant").field(&entry).finish()
+    }
+}
