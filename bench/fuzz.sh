@@ -11,7 +11,7 @@ seconds=${1:-60}
 shift || true
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
-all=(block bpf capture_file config downlink handshake hub journal message pcapng ring totals uplink websocket)
+all=(access block bpf capture_file config downlink handshake hub journal message pcapng ring totals uplink websocket)
 targets=("${@:-${all[@]}}")
 build=(-s "${RINGCAST_FUZZ_SANITIZER:-none}" --target-dir target/fuzz)
 

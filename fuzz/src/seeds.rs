@@ -36,6 +36,7 @@ pub fn write(directory: &Path, captures: Option<&Path>) -> io::Result<usize> {
         }
         Ok(())
     };
+    put("access", access_seeds())?;
     put("block", block_seeds())?;
     put("message", message_seeds())?;
     put("websocket", websocket_seeds())?;
@@ -133,6 +134,21 @@ fn stream(stream: u32, compression: Compression) -> Vec<PackedBlock> {
 pub fn one_block(number: u32) -> PackedBlock {
     let block = stream(number, Compression::None).swap_remove(1);
     PackedBlock::new(Bytes::copy_from_slice(block.bytes())).unwrap_or(block)
+}
+
+fn access_seeds() -> Vec<Vec<u8>> {
+    let token = format!(
+        "token_id = \"k3v7q2m5x4ab\"\nsalt = \"{}\"\nhash = \"{}\"\n",
+        "5a".repeat(16),
+        "c3".repeat(32)
+    );
+    let sniffer = format!("[[access]]\nname = \"web-1\"\nrole = \"publish\"\npublish = [\"web-1\"]\n{token}");
+    let desk = "# the desk\n[[access]]\nname = \"desk\"\nrole = \"subscribe\"\nsee = [\"web-*\", \"db-*\"]\n\
+                expires = 2027-03-01T00:00:00Z\ncertificate = \"desk.example.net\"\n";
+    let root = "[[access]]\nname = \"root\"\nrole = \"admin\"\ncertificate = \"spiffe://x/root\"\n";
+    let inline = "access = [{ name = \"a\", role = \"admin\", certificate = \"10.0.0.1\" }]\n";
+    let all = [&sniffer, desk, root].join("\n");
+    [sniffer.as_str(), desk, root, inline, &all].map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn block_seeds() -> Vec<Vec<u8>> {
