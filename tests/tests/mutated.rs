@@ -350,7 +350,7 @@ fn a_mutated_stream_harms_nobody_but_its_sender() {
         println!("RINGCAST_MUTATION_SEED={seed}");
         let mut random = Random(seed);
         for connection in 0..CONNECTIONS {
-            let key = StreamKey { epoch: Epoch(seed << 20 | connection + 1), stream: 0 };
+            let key = StreamKey { epoch: Epoch((seed << 20) + connection + 1), stream: 0 };
             let mut peer = RawPeer::hello(&url, Role::Publish, "liar", key.epoch.0);
             let interfaces = vec!["eth9".to_owned()];
             peer.control(&Control::Stream(Announcement { key, interfaces, ..Announcement::default() }));
@@ -425,7 +425,7 @@ fn a_viewer_survives_a_mutated_stream() {
         let mut random = Random(seed);
         let mut stayed = 0;
         for round in 0..ROUNDS {
-            let key = StreamKey { epoch: Epoch(seed << 20 | round + 1), stream: 0 };
+            let key = StreamKey { epoch: Epoch((seed << 20) + round + 1), stream: 0 };
             let mut peer = join(&relay, key);
             let blocks = stream(key, &packets[..300], &mut random);
             for message in mutate(&blocks, 2 + random.below(6), &mut random) {
@@ -439,7 +439,7 @@ fn a_viewer_survives_a_mutated_stream() {
         }
         // What is sound arrives after all that.
         let truth = udp_frame(1, 2, &noise(seed, 300));
-        let key = StreamKey { epoch: Epoch(seed << 20 | 0xfff), stream: 1 };
+        let key = StreamKey { epoch: Epoch((seed << 20) + 0xfff), stream: 1 };
         let mut peer = join(&relay, key);
         for block in stream(key, std::slice::from_ref(&truth), &mut random) {
             peer.block(block.bytes());
