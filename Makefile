@@ -2,13 +2,14 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test sim conformance lint clean
+.PHONY: help setup build demo test sim fuzz conformance tls-check lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
 	@echo 'make test    all tests (as root, or with sudo: some make network namespaces)'
 	@echo 'make sim     20,000 seeds of the protocol, 20,000 of the journal'
 	@echo 'make conformance   the public conformance cases of WebSocket, both roles'
+	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -33,6 +34,11 @@ sim:
 # Seconds, once built. Needs python3-venv, and PyPI the first time.
 conformance:
 	CARGO='$(CARGO)' bench/conformance.sh
+
+# What it finds stands in fuzz/artifacts, with the command that shows it again.
+SECONDS_EACH ?= 60
+fuzz:
+	bench/fuzz.sh $(SECONDS_EACH)
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -127,6 +127,11 @@ impl Attempts {
         *whole_at = (*whole_at).max(now) + ATTEMPT_TIME;
     }
 
+    /// An attempt was not looked at. It counts as failed, and makes the wait no longer.
+    pub fn refuse(&mut self) {
+        self.failed += 1;
+    }
+
     /// Failed attempts since the start.
     pub fn failed(&self) -> u64 {
         self.failed
@@ -170,7 +175,9 @@ mod tests {
         assert!(attempts.has_one(from, start + ATTEMPT_TIME));
         attempts.fail(from, start + ATTEMPT_TIME);
         assert!(!attempts.has_one(from, start + ATTEMPT_TIME));
-        assert_eq!(attempts.failed(), u64::from(ATTEMPTS_MAX) + 1);
+        attempts.refuse();
+        assert!(attempts.has_one(from, start + ATTEMPT_TIME * 2));
+        assert_eq!(attempts.failed(), u64::from(ATTEMPTS_MAX) + 2);
     }
 
     #[test]

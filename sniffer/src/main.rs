@@ -106,7 +106,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         has_rings,
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
-        readable: &config.credential_files.paths().map(Path::to_owned).collect(),
+        readable: &config.credential_files.paths().map(Path::to_owned).collect::<Vec<_>>(),
     });
 
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;

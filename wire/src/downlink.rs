@@ -12,7 +12,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
-use crate::description::{Description, INTERFACES_MAX};
+use crate::description::{Description, INTERFACES_MAX, JSON_BYTES_MAX};
 use crate::ledger::{Losses, Report, Stage};
 use crate::message::{Control, Cursor, Envelope, MessageError, PROTOCOL, Role, Selection, StreamStatus};
 use crate::secret::Secret;
@@ -501,7 +501,12 @@ impl StreamState {
     }
 }
 
+/// The JSON of a body. One that is larger than a relay takes is none: once it is read it takes many
+/// times its size, `{}` a hundred times.
 fn read_json<T: serde::de::DeserializeOwned>(block: &PackedBlock) -> Option<T> {
+    if block.header().raw_bytes as usize > JSON_BYTES_MAX {
+        return None;
+    }
     let mut body = Vec::new();
     block.unpack_into(&mut body).ok()?;
     serde_json::from_slice(&body).ok()
@@ -533,6 +538,20 @@ mod tests {
             packer.push(0, 1, 10, [&[0; 10][..]], &[]).expect("room");
         }
         packer.seal().expect("packets")
+    }
+
+    #[test]
+    fn json_beyond_its_bound_is_not_read() {
+        let mut packer = Packer::new(KEY, Pool::new(1 << 26), 1 << 16, Compression::None);
+        for (bytes, corrupt) in [(JSON_BYTES_MAX, 0), (JSON_BYTES_MAX + 1, 1)] {
+            let empty = serde_json::to_vec(&Description::default()).expect("serialises").len();
+            let description = Description { name: "x".repeat(bytes - empty), ..Description::default() };
+            let block = packer.seal_json(Kind::Description, &description, 1, false).expect("a buffer");
+            assert_eq!(block.header().raw_bytes as usize, bytes);
+            let mut downlink = joined(block.header().sequence);
+            downlink.handle_data(message(&block)).expect("joined");
+            assert_eq!(downlink.corrupt_blocks(), corrupt);
+        }
     }
 
     #[test]

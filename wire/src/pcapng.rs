@@ -310,7 +310,8 @@ impl<'a> Iterator for Epbs<'a> {
     }
 }
 
-/// Whether `options` is a list of whole options, ended by `opt_endofopt` or by the end.
+/// Whether `options` is a list of whole options, ended by `opt_endofopt` or by the end, whose values
+/// are as long as they must be: at any other Wireshark gives up the file.
 fn options_are_whole(options: &[u8]) -> bool {
     let mut offset = 0;
     while offset < options.len() {
@@ -318,13 +319,34 @@ fn options_are_whole(options: &[u8]) -> bool {
             return false;
         }
         let code = u16_at(options, offset);
-        let length = usize::from(u16_at(options, offset + 2)).next_multiple_of(4);
-        offset += 4 + length;
+        let length = usize::from(u16_at(options, offset + 2));
+        let value_at = offset + 4;
+        offset = value_at + length.next_multiple_of(4);
         if code == 0 {
             return length == 0 && offset == options.len();
         }
+        if !options.get(value_at..value_at + length).is_some_and(|value| is_value_sound(code, value)) {
+            return false;
+        }
     }
     offset == options.len()
+}
+
+/// Whether the value of an option of a packet has the length that is prescribed (section 4.3; custom
+/// options begin with a number of four bytes, section 3.5.1).
+fn is_value_sound(code: u16, value: &[u8]) -> bool {
+    match code {
+        2 | 6 => value.len() == 4, // flags, queue
+        4 | 5 => value.len() == 8, // count of drops, packet id
+        3 => !value.is_empty(),    // hash
+        7 => match value.first() {
+            None => false,
+            Some(1 | 2) => value.len() == 9, // verdicts that are numbers
+            Some(_) => true,
+        },
+        2988 | 2989 | 19372 | 19373 => value.len() >= 4,
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -398,6 +420,33 @@ mod tests {
         out.extend_from_slice(options);
         out.extend_from_slice(&length.to_le_bytes());
         out
+    }
+
+    /// A sniffer that is not ours put flags of no bytes on a packet, and the file that the viewer
+    /// wrote ended there for Wireshark. Whatever passes here, a reader of files must take.
+    #[test]
+    fn an_option_of_a_wrong_length_is_refused_as_a_reader_would() {
+        let passes = |code: u16, value: &[u8]| {
+            let mut options = Vec::new();
+            packet_option(&mut options, code, value);
+            let body = epb(b"abcde", &options);
+            let mut file = Vec::new();
+            section_header(&mut file, None, None, "");
+            interface_description(&mut file, &Interface { link_type: 1, ..Interface::default() }, "");
+            file.extend_from_slice(&body);
+            let mut reader = crate::capture_file::CaptureReader::new(&file[..]).expect("a section");
+            let is_read = reader.next().is_ok() && reader.next().is_ok();
+            let is_taken = Epbs::new(&body, 1).all(|epb| epb.is_ok());
+            assert_eq!(is_taken, is_read, "option {code} of {} bytes", value.len());
+            is_taken
+        };
+        for code in (0..12).chain([2988, 2989, 19372, 19373, 0x8001]).filter(|code| *code != 0) {
+            for kind in 0..4 {
+                let sound = (0..12).filter(|length| passes(code, &vec![kind; *length])).count();
+                assert!(sound > 0);
+            }
+        }
+        assert!(!passes(OPT_EPB_FLAGS, &[]) && passes(OPT_EPB_FLAGS, &[1, 0, 0, 0]));
     }
 
     #[test]

@@ -40,6 +40,14 @@ pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
 pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
 
+/// Decoders that fuzz targets reach alone.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::handshake::{ServerReply, client_request, client_response, server_request};
+    pub use super::websocket::{Deframer, Polled};
+}
+
 use crate::block::BLOCK_BYTES_MAX;
 use crate::message::{CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, Envelope, HELLO_BYTES_MAX};
 use crate::pool::{Charge, Pool};

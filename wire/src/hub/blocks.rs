@@ -77,7 +77,10 @@ impl Hub {
             served += u32::from(self.push(*viewer, &block));
         }
         let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
-        stream.pending.push_back((header.sequence, served));
+        // What nobody waits for is settled with what is before it, and need not be kept meanwhile.
+        if served > 0 {
+            stream.pending.push_back((header.sequence, served));
+        }
         self.settle(key);
         if header.end {
             self.handle_ended(key);
@@ -95,10 +98,20 @@ impl Hub {
         }
         stream.description = Some(block.bytes().clone());
         for to in stream.subscribers.clone() {
-            if let Some(viewer) = self.viewers.get_mut(&to) {
-                viewer.push_again(key, block.bytes().clone(), true);
-                self.outputs.push_back(Output::Data { to });
-            }
+            self.push_replay(to, block);
+        }
+    }
+
+    /// Queues a description out of its place for a viewer, or remembers that it is owed one: a
+    /// publisher may send it again and again.
+    fn push_replay(&mut self, to: PeerId, description: &PackedBlock) {
+        let Some(viewer) = self.viewers.get_mut(&to) else { return };
+        let header = description.header();
+        if viewer.has_room(header) {
+            viewer.push_again(header.key, description.bytes().clone(), true);
+            self.outputs.push_back(Output::Data { to });
+        } else {
+            viewer.owe_description(header.key);
         }
     }
 
@@ -112,8 +125,7 @@ impl Hub {
         if viewer.has_already(block.header()) {
             // A description that lies before the place where it joined may not have reached it.
             if block.header().kind == Kind::Description {
-                viewer.push_again(key, block.bytes().clone(), true);
-                self.outputs.push_back(Output::Data { to: peer });
+                self.push_replay(peer, block);
             }
             return false;
         }

@@ -577,3 +577,43 @@ fn a_viewer_learns_nothing_of_what_it_may_not_see() {
     assert_eq!(told, [&Output::Control { to: VIEWER, control: Control::Subscribed { streams: 0 } }]);
     assert!(hub.poll_data(VIEWER).is_none());
 }
+
+/// A publisher may repeat its description for ever: what waits for a viewer that does not read stays
+/// within the bound, and the viewer gets the description before the next block all the same.
+#[test]
+fn descriptions_again_and_again_do_not_pile_up() {
+    let (mut hub, mut packer) = (hub(3000), packer());
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    let description = packer.seal_json(Kind::Description, &vec![7; 300], 1, false).expect("a buffer");
+    let replay = Envelope { replay: true, ..Envelope::default() };
+    for _ in 0..1000 {
+        // As a replay, and as a block that has come before in a stream that has not begun.
+        hub.handle_block(SNIFFER, replay, description.bytes().clone()).expect("well formed");
+        hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
+    }
+    let queued = hub.queued_bytes(VIEWER).expect("it is there");
+    assert!(queued <= 2 * 3000 + description.bytes().len(), "{queued} bytes");
+    outputs(&mut hub);
+    while hub.poll_data(VIEWER).is_some() {}
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    outputs(&mut hub);
+    let (envelope, bytes) = hub.poll_data(VIEWER).expect("it waits");
+    assert!(envelope.replay && bytes == *description.bytes(), "the description that was left out");
+    assert_eq!(sequences(&mut hub, VIEWER), [1]);
+}
+
+/// What is skipped for a viewer that does not read is not kept account of, block by block.
+#[test]
+fn blocks_nobody_waits_for_cost_nothing() {
+    let (mut hub, mut packer) = (hub(3000), packer());
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    outputs(&mut hub);
+    for _ in 0..1000 {
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
+    }
+    let key = StreamKey { epoch: EPOCH, stream: 0 };
+    assert_eq!(hub.streams[&key].pending.len(), 3);
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1, 2]);
+    hub.handle_progress(VIEWER, 3);
+    assert_eq!(acked(&mut hub), (1000, 1000));
+}

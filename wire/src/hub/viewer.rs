@@ -314,6 +314,11 @@ impl Viewer {
         self.queue.push_back(Delivery { bytes, key, settles: None, gap, is_recent: false, is_replay });
     }
 
+    /// There is no room for a description out of its place: it goes before the stream's next block.
+    pub fn owe_description(&mut self, key: StreamKey) {
+        self.skips.entry(key).or_default();
+    }
+
     pub fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
         self.queued_bytes -= delivery.bytes.len();
@@ -364,7 +369,7 @@ impl Viewer {
         for delivery in std::mem::take(&mut self.queue) {
             let key = delivery.key;
             let Some(sequence) = delivery.settles else {
-                self.skips.entry(key).or_default(); // it is replayed before the next block
+                self.owe_description(key);
                 continue;
             };
             dropped.push((key, sequence, delivery.gap.packets));
