@@ -207,7 +207,7 @@ impl Worker {
         added.map_err(|error| Fault::Peer(error.to_string()))?;
         let what = selection_text(&selection);
         let (who, from) = (peer.owner(), &peer.address);
-        info!(target: "audit", ?who, %from, %what, "subscription begins");
+        info!(target: "audit", ?who, %from, %what, "audit: subscription begins");
         peer.subscription = Some((selection, now));
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Worker {
         let (sent_bytes, _) = peer.connection.bytes_sent_and_received();
         info!(
             target: "audit",
-            ?who, %from, %what, seconds, packets, captured_bytes, sent_bytes, %why, "subscription ends"
+            ?who, %from, %what, seconds, packets, captured_bytes, sent_bytes, %why, "audit: subscription ends"
         );
     }
 }
