@@ -136,6 +136,7 @@ impl Worker {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
         });
+        hub.set_budget(pool.clone());
         for other in (0..inboxes.len()).filter(|other| *other != index) {
             hub.add_worker(worker_peer(other), config.viewer_queue_bytes);
         }

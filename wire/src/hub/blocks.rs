@@ -60,7 +60,9 @@ impl Hub {
             Control::Skipped { next_sequence, .. } => *next_sequence <= header.sequence + 1,
             _ => true,
         };
+        let before = stream.notices.len();
         stream.notices.retain(|notice| !is_past(notice));
+        let past = before - stream.notices.len();
         stream.status.packets = header.packets_before + u64::from(header.packet_count);
         stream.status.bytes = header.bytes_before + u64::from(header.byte_count);
         if header.kind == Kind::Description {
@@ -71,6 +73,9 @@ impl Hub {
             stream.end = Some(block.clone());
         }
         let subscribers = stream.subscribers.clone();
+        if past > 0 {
+            self.holdings.shrink(key, past * NOTICE_BYTES);
+        }
         self.recent.push(key, What::Block(block.clone()));
         let mut served = 0;
         for viewer in &subscribers {
@@ -196,7 +201,10 @@ impl Hub {
         if stream.publisher != Some(peer) || stream.next_sequence.is_some_and(|next| *next_sequence <= next) {
             return;
         }
-        if stream.notices.len() < NOTICES_MAX && !stream.notices.contains(control) {
+        if stream.notices.len() < NOTICES_MAX
+            && !stream.notices.contains(control)
+            && self.holdings.grow(*key, NOTICE_BYTES)
+        {
             stream.notices.push_back(control.clone());
         }
         let subscribers = stream.subscribers.clone();

@@ -38,7 +38,8 @@ impl Hub {
             address: publisher.address.clone(),
             ..StreamStatus::default()
         };
-        if !self.streams.contains_key(&key) {
+        let owner = publisher.run.owner.clone();
+        if !self.streams.contains_key(&key) && self.holdings.streams_of(&owner) >= STREAMS_PER_PUBLISHER_MAX {
             let is_its = |one: &&Stream| {
                 one.publisher == Some(peer) && !matches!(one.state, State::Ended | State::GivenUp)
             };
@@ -47,6 +48,11 @@ impl Hub {
                 return Err(HubError::TooManyStreams);
             }
         }
+        let noticed = self.streams.get(&key).map_or(0, |known| known.notices.len()) * NOTICE_BYTES;
+        self.holdings.set(key, &owner, bytes_of(&status) + noticed).map_err(|full| match full {
+            Full::Streams => HubError::TooManyOfOwner,
+            Full::Memory => HubError::Memory { key },
+        })?;
         self.open_stream(peer, status, 0);
         self.owe_ack(peer, key); // tells after a cut how far we are
         Ok(())
@@ -55,6 +61,8 @@ impl Hub {
     /// An upstream worker joined us to one of its streams, or says that its sniffer is away.
     pub fn handle_join(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
         let (key, is_away) = (status.key, status.state == AWAY);
+        // Its owner's hub has the bounds; here it only counts, if there is room for that.
+        let _ = self.holdings.set(key, "", bytes_of(&status));
         self.open_stream(peer, status, next_sequence);
         if is_away
             && let Some(stream) = self.streams.get_mut(&key)

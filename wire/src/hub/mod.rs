@@ -22,6 +22,7 @@
 
 mod blocks;
 mod catch_up;
+mod holdings;
 mod joining;
 mod peers;
 mod recent;
@@ -39,6 +40,8 @@ use crate::description::JSON_BYTES_MAX;
 use crate::lanes::Lane;
 use crate::ledger::Stage;
 use crate::message::{Announcement, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
+use crate::pool::Pool;
+use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
 use recent::{Recent, What};
 pub use selection::{Matcher, SelectionError};
 use viewer::{Delivery, Viewer};
@@ -108,6 +111,10 @@ pub enum HubError {
     TooLarge { key: StreamKey, found: u32 },
     #[error("over {STREAMS_PER_PUBLISHER_MAX} streams")]
     TooManyStreams,
+    #[error("over {STREAMS_PER_OWNER_MAX} streams under one name, those that are away among them")]
+    TooManyOfOwner,
+    #[error("stream {key}: no memory to remember it; what is known of one owner's streams has its bound")]
+    Memory { key: StreamKey },
     #[error("block {sequence} of stream {key}: its counters go back")]
     Counters { key: StreamKey, sequence: u64 },
     #[error("{0}")]
@@ -242,6 +249,7 @@ pub struct Hub {
     viewers: HashMap<PeerId, Viewer>,
     streams: HashMap<StreamKey, Stream>,
     ended: VecDeque<StreamKey>,
+    holdings: Holdings,
     recent: Recent,
     outputs: VecDeque<Output>,
     /// Publishers whose takers may have changed.
@@ -263,12 +271,18 @@ impl Hub {
             viewers: HashMap::new(),
             streams: HashMap::new(),
             ended: VecDeque::new(),
+            holdings: Holdings::default(),
             outputs: VecDeque::new(),
             takers_changed: BTreeSet::new(),
             acks_due: BTreeSet::new(),
             now_ms: 0,
             totals: HubTotals::default(),
         }
+    }
+
+    /// What is remembered of streams counts against the budget of `pool`.
+    pub fn set_budget(&mut self, pool: Pool) {
+        self.holdings.set_budget(pool);
     }
 
     /// Queues a control message. What waits for that peer is held back until it is out: a notice
@@ -293,6 +307,7 @@ impl Hub {
             if let Some(key) = self.ended.remove(at)
                 && let Some(stream) = self.streams.remove(&key)
             {
+                self.holdings.forget(key);
                 for peer in stream.subscribers {
                     if let Some(viewer) = self.viewers.get_mut(&peer) {
                         viewer.leave(key);

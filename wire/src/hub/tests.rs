@@ -617,3 +617,21 @@ fn blocks_nobody_waits_for_cost_nothing() {
     hub.handle_progress(VIEWER, 3);
     assert_eq!(acked(&mut hub), (1000, 1000));
 }
+
+#[test]
+fn what_one_owner_announces_is_bounded() {
+    let mut hub = hub(1 << 20);
+    let pool = Pool::new(1 << 20);
+    hub.set_budget(pool.clone());
+    let names = || (0..1000).map(|number| format!("eth{number}")).collect::<Vec<_>>();
+    let refused = (1..100).find_map(|stream| hub.handle_stream(SNIFFER, announcement(stream, names())).err());
+    let key = StreamKey { epoch: EPOCH, stream: 3 };
+    assert_eq!(refused, Some(HubError::Memory { key }), "an eighth of the budget");
+    assert!(pool.used_bytes() <= (1 << 20) / 8);
+    // Another owner has its own.
+    let theirs = Run { owner: "them".into(), ..run("other", Epoch(5)) };
+    hub.add_publisher(OTHER, theirs, "[::1]:2".into()).expect("its own");
+    let key = StreamKey { epoch: Epoch(5), stream: 0 };
+    let announced = Announcement { key, interfaces: names(), ..Announcement::default() };
+    hub.handle_stream(OTHER, announced).expect("room");
+}
