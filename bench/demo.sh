@@ -4,7 +4,7 @@
 #   ringcast-host 10.77.0.1                     ringcast-desk 10.77.0.2
 #   clients, sniffer -i wire  ===== veth =====  servers, relay, viewer | tshark
 #
-# The sniffer's own connection crosses the very wire that it captures, and is left out.
+# The sniffer's own connection, over TLS, crosses the very wire that it captures, and is left out.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -30,9 +30,9 @@ clean_up() {
     ip netns pids "$namespace" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
     ip netns del "$namespace" 2>/dev/null || true
   done
-  rm -rf "$www"
+  rm -rf "$www" "${keys%/keys}"
 }
-www=$(mktemp -d)
+www=$(mktemp -d) keys=$(mktemp -d)/keys
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
@@ -65,17 +65,24 @@ on_desk python3 -m http.server --bind 10.77.0.2 --directory "$www" 80 >"$out/htt
 on_desk dnsmasq --keep-in-foreground --no-resolv --no-hosts --bind-interfaces --listen-address=10.77.0.2 \
   --address=/ringcast.example/10.77.0.2 --user=root --pid-file= >"$out/dns.log" 2>&1 &
 
+echo "== certificates and tokens"
+on_desk "$bin/relay" init "$keys" --host 10.77.0.2 2>"$out/init.log" >"$out/init.txt"
+relay=(--relay wss://10.77.0.2:9440 --ca "$keys/ca.pem")
+
 echo "== relay, viewer, sniffer"
-on_desk "$bin/relay" --listen 10.77.0.2:9440 --insecure 2>"$out/relay.log" &
-await on_desk "$bin/viewer" --relay ws://10.77.0.2:9440 --list
-on_desk "$bin/viewer" --relay ws://10.77.0.2:9440 --until-end 2>"$out/viewer.log" |
+on_desk "$bin/relay" --listen 10.77.0.2:9440 --cert "$keys/relay.pem" --key "$keys/relay-key.pem" \
+  --tokens "$keys/tokens.toml" 2>"$out/relay.log" &
+await on_desk "$bin/viewer" "${relay[@]}" --token-file "$keys/viewer.token" --list
+on_desk "$bin/viewer" "${relay[@]}" --token-file "$keys/viewer.token" --until-end 2>"$out/viewer.log" |
   tee "$out/demo.pcapng" |
   tshark -l -n -r - -Y 'http.request || http.response || dns || icmp || arp' 2>/dev/null |
   tee "$out/decoded.txt" &
 watching=$!
-on_host "$bin/sniffer" -i wire --relay ws://10.77.0.2:9440 --name host 2>"$out/sniffer.log" &
+on_host "$bin/sniffer" -i wire "${relay[@]}" --token-file "$keys/sniffer.token" --name host 2>"$out/sniffer.log" &
 sniffer=$!
-listed() { on_desk "$bin/viewer" --relay ws://10.77.0.2:9440 --list --json | grep -q '"viewers": *1'; }
+listed() {
+  on_desk "$bin/viewer" "${relay[@]}" --token-file "$keys/viewer.token" --list --json | grep -q '"viewers": *1'
+}
 await listed
 
 echo "== traffic: ping, DNS, HTTP, a bulk transfer"
