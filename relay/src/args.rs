@@ -53,7 +53,7 @@ pub struct Args {
     pub key: Option<PathBuf>,
 
     /// Take certificates of clients that these authorities signed, in PEM; each needs an entry in
-    /// --tokens. Clients without one need a token.
+    /// the access file. Clients without one need a token.
     #[arg(long, value_name = "FILE")]
     pub client_ca: Option<PathBuf>,
 

@@ -127,8 +127,9 @@ impl Attempts {
         *whole_at = (*whole_at).max(now) + ATTEMPT_TIME;
     }
 
-    /// An attempt was not looked at. It counts as failed, and makes the wait no longer.
-    pub fn refuse(&mut self) {
+    /// A failure that makes no wait longer: of an attempt that was not looked at, or of TLS, where
+    /// there is no secret to guess.
+    pub fn count(&mut self) {
         self.failed += 1;
     }
 
@@ -175,7 +176,7 @@ mod tests {
         assert!(attempts.has_one(from, start + ATTEMPT_TIME));
         attempts.fail(from, start + ATTEMPT_TIME);
         assert!(!attempts.has_one(from, start + ATTEMPT_TIME));
-        attempts.refuse();
+        attempts.count();
         assert!(attempts.has_one(from, start + ATTEMPT_TIME * 2));
         assert_eq!(attempts.failed(), u64::from(ATTEMPTS_MAX) + 2);
     }

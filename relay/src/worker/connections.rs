@@ -225,6 +225,9 @@ impl Worker {
         if is_news && let Some(held_back) = self.limit.pass(now) {
             info!("{}: {}{held_back}", peer.title(), printable(&(reason.clone() + &log_only)));
         }
+        if is_tls && peer.role == Role::Stranger {
+            self.attempts.count();
+        }
         let now_ms = now.duration_since(self.started).as_millis() as u64;
         self.end_audit(id, &reason, now);
         self.hub.remove_peer(PeerId(id), now_ms);

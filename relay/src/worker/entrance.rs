@@ -138,7 +138,7 @@ impl Worker {
         let peer = self.peers.get(&id).ok_or_else(gone)?;
         let address = peer.admission.address();
         if self.rights.asks() && !self.attempts.has_one(address, now) {
-            self.attempts.refuse();
+            self.attempts.count();
             return Err(Fault::Peer("too many failed attempts from this address: wait a minute".to_owned()));
         }
         let certificate = peer.connection.peer_certificate();
