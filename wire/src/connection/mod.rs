@@ -266,7 +266,8 @@ impl Connection {
     }
 
     /// Counts what this connection holds against a budget: `charge`, and on top of it the control
-    /// messages that wait. Where there is no room for them, the connection ends.
+    /// messages that wait, but for the first 16 KiB. Where there is no room for them, the connection
+    /// ends.
     pub fn set_charge(&mut self, charge: Charge) {
         self.budget = Some(Budget { base_bytes: charge.bytes(), charge, is_used_up: false });
     }
