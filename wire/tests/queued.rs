@@ -57,3 +57,14 @@ fn a_budget_used_up_ends_those_alone_that_pile_up() {
     let error = queue(&mut server, 64, 1 << 20).expect_err("much waits");
     assert!(matches!(error, ConnectionError::Budget), "{error}");
 }
+
+/// Of the window only the last word counts: others may cause many.
+#[test]
+fn windows_do_not_pile_up() {
+    let pool = Pool::new(1 << 20);
+    let (mut server, _client) = pair(&pool);
+    for bytes in 0..10_000 {
+        server.queue_control(&Control::Window { bytes });
+    }
+    server.drive(Instant::now()).expect("one waits");
+}

@@ -75,7 +75,7 @@ const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Most answers to pings that wait.
 const PONGS_MAX: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
-const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
+const SUPERSEDING_JSON: [&[u8]; 3] = [br#"{"type":"pong""#, br#"{"type":"progress""#, br#"{"type":"window""#];
 
 /// Why a connection ended.
 #[derive(Debug, Error)]

@@ -68,10 +68,11 @@ impl Hub {
 
     /// A publisher that waits rather than have a block skipped asks how much may be under way.
     pub fn handle_paced(&mut self, peer: PeerId, wants: bool) {
-        if let Some(publisher) = self.publishers.get_mut(&peer) {
-            publisher.is_paced = wants;
+        if let Some(publisher) = self.publishers.get_mut(&peer)
+            && std::mem::replace(&mut publisher.is_paced, wants) != wants
+        {
+            self.tell_windows();
         }
-        self.tell_windows();
     }
 
     /// All paced publishers together get half of a viewer's queue, or of a worker's: a viewer that

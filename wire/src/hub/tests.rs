@@ -480,6 +480,8 @@ fn paced_publishers_share_half_a_viewers_queue() {
     assert_eq!(windows(&mut hub), []);
     hub.handle_paced(OTHER, true);
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
+    hub.handle_paced(OTHER, true);
+    assert_eq!(windows(&mut hub), [], "who says it again tells nobody anything");
     hub.remove_peer(SNIFFER, 0);
     assert_eq!(windows(&mut hub), [(3, 32)]);
 }
