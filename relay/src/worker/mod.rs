@@ -50,7 +50,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// A peer whose TCP answers but takes nothing for this long has stopped reading: it is closed. A slow
 /// one takes a little all the time.
 const STALL_TIME: Duration = Duration::from_secs(60);
-/// Time for the hello.
+/// Time until the hello is there, from the accept on.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A sniffer that stays away for this long is given up, and its streams with it.
 const AWAY_TIME: Duration = Duration::from_secs(300);
