@@ -300,7 +300,12 @@ fn the_relays_certificate_is_verified() {
     let relay = Relay::start(&serving(&cert, &key));
     let (code, _, stderr) = list(&relay.url(), &token);
     assert!(code == 1 && stderr.contains("expired"), "{stderr}");
-    drop(relay);
+    let said = relay.process.terminate().stderr;
+    assert_eq!(
+        said.lines().filter(|line| line.contains("WARN") && line.contains("expired")).count(),
+        1,
+        "it says it once: {said}"
+    );
     elsewhere.write(&issuer, &cert, &key);
     let relay = Relay::start(&serving(&cert, &key));
     let (code, _, stderr) = list(&relay.url(), &token);
