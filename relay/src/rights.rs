@@ -12,7 +12,8 @@ use wire::tls::{PeerCertificate, ServerFiles, ServerTls};
 
 use crate::config::Config;
 
-/// A certificate that ends within this time is worth a warning, in seconds.
+/// A certificate that ends within this time is worth a warning, in seconds; of one that has ended,
+/// who reads it tells.
 const ENDS_SOON_S: u64 = 14 * 86_400;
 
 /// Who is at the other end of a connection, as it has proved.
@@ -127,12 +128,10 @@ impl Rights {
 fn read(tls: Option<&ServerFiles>, access: Option<&PathBuf>, now_s: u64) -> Result<Keys, String> {
     let tls = tls.map(ServerTls::load).transpose().map_err(|error| error.to_string())?;
     if let Some(end_s) = tls.as_ref().and_then(ServerTls::expires_s)
-        && end_s < now_s + ENDS_SOON_S
+        && (now_s..now_s.saturating_add(ENDS_SOON_S)).contains(&end_s)
     {
-        match end_s.saturating_sub(now_s) / 86_400 {
-            0 if end_s <= now_s => warn!("the relay's certificate has expired: nobody will connect"),
-            days => warn!("the relay's certificate ends in {days} day(s): renew it, then send SIGHUP"),
-        }
+        let days = (end_s - now_s) / 86_400;
+        warn!("the relay's certificate ends in {days} day(s): renew it, then send SIGHUP");
     }
     let access = match access {
         None => None,

@@ -438,6 +438,27 @@ fn names_do_not_steer_a_terminal() {
     }
 }
 
+/// What a peer sends is repeated to it and in the log as far as a person reads on: a stranger must not
+/// fill the disk by it.
+#[test]
+fn long_texts_of_a_stranger_make_short_lines() {
+    let (mut relay, url) = relay(&[]);
+    let long = "\u{7f}".repeat(60_000); // each becomes six characters where it is escaped
+    for json in [
+        format!(r#"{{"type":"error","reason":"{long}"}}"#),
+        format!(r#"{{"type":"hello","protocol":"{long}"}}"#),
+    ] {
+        let mut peer = RawPeer::open(&url);
+        peer.frame(TEXT, json.as_bytes());
+        let (error, _) = peer.reasons();
+        assert!(error.is_none_or(|error| error.len() < 2000));
+    }
+    relay.await_line("it said");
+    relay.await_line("control message");
+    let longest = relay.terminate().stderr.lines().map(str::len).max();
+    assert!(longest.is_some_and(|longest| longest < 3000), "{longest:?}");
+}
+
 /// Takes a viewer up to its subscription, and joins it to a stream.
 fn join_viewer(relay: &FakeRelay, next_sequence: u64) -> RawPeer {
     let mut peer = relay.welcome(PROTOCOL);

@@ -183,11 +183,15 @@ fn an_address_that_fails_too_often_must_wait() {
 
 #[test]
 fn names_and_scopes_bind() {
+    ["1", "2"].into_iter().for_each(bind_names_and_scopes);
+}
+
+fn bind_names_and_scopes(workers: &str) {
     let (pki, folder) = (Pki::new(&[]), tempfile::tempdir().expect("a folder"));
     pki.add("web-1", &["--role", "publish"]);
     pki.add("dbs", &["--role", "publish", "--publish", "db-*"]);
     pki.add("web-desk", &["--role", "subscribe", "--see", "web-*"]);
-    let mut relay = Relay::start(&pki.relay());
+    let mut relay = Relay::start(&[&pki.relay()[..], &["--workers".into(), workers.into()]].concat());
     let (url, file) = (relay.url(), sample(folder.path(), 5));
 
     // A name that is not its own, and a role that is not its own.
@@ -296,7 +300,12 @@ fn the_relays_certificate_is_verified() {
     let relay = Relay::start(&serving(&cert, &key));
     let (code, _, stderr) = list(&relay.url(), &token);
     assert!(code == 1 && stderr.contains("expired"), "{stderr}");
-    drop(relay);
+    let said = relay.process.terminate().stderr;
+    assert_eq!(
+        said.lines().filter(|line| line.contains("WARN") && line.contains("expired")).count(),
+        1,
+        "it says it once: {said}"
+    );
     elsewhere.write(&issuer, &cert, &key);
     let relay = Relay::start(&serving(&cert, &key));
     let (code, _, stderr) = list(&relay.url(), &token);
@@ -356,10 +365,14 @@ fn plain_bytes_and_old_tls_are_refused_on_the_tls_port() {
 
 #[test]
 fn certificates_and_tokens_change_under_way() {
+    ["1", "2"].into_iter().for_each(change_under_way);
+}
+
+fn change_under_way(workers: &str) {
     let (pki, folder) = (Pki::new(&[]), tempfile::tempdir().expect("a folder"));
     pki.add("stays", &["--role", "subscribe"]);
     pki.add("goes", &["--role", "subscribe"]);
-    let mut relay = Relay::start(&pki.relay());
+    let mut relay = Relay::start(&[&pki.relay()[..], &["--workers".into(), workers.into()]].concat());
     let url = relay.url();
     let (sniffer, mut stdin) = staying(&url, "web-1", &pki.client("sniffer.token"));
     let out = folder.path().join("out.pcapng");
@@ -395,10 +408,15 @@ fn certificates_and_tokens_change_under_way() {
     assert_eq!((sniffer.code(), stays.code()), (0, 0));
     assert!(stays.stderr.contains("written 200; missing none"), "{}", stays.stderr);
     assert!(!stays.stderr.contains("connection lost"), "{}", stays.stderr);
-    // The new certificate is shown to who comes now, and it is another.
     assert_eq!(list(&url, &pki.client("stays.token")).0, 0);
     let (code, _, stderr) = list(&url, &pki.client("goes.token"));
     assert!(code == 1 && stderr.contains("access denied"), "{stderr}");
+    // The certificate that was read last is the one that newcomers are shown: they refuse this one.
+    let ended = Leaf { names: &["127.0.0.1"], is_client: false, days_left: -1 };
+    ended.write(&pki.issuer(), &pki.path("relay.pem"), &pki.path("relay-key.pem"));
+    relay.reload(2);
+    let (code, _, stderr) = list(&url, &pki.client("stays.token"));
+    assert!(code == 1 && stderr.contains("expired"), "{stderr}");
 }
 
 #[test]

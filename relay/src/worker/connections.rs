@@ -221,9 +221,11 @@ impl Worker {
             Fault::Connection(ConnectionError::Tls(fault)) if was_closing => (fault.to_string(), true),
             Fault::Connection(error) => (error.to_string(), false),
         };
+        // It may repeat what the peer sent, up to a whole message: neither the log nor the peer gets that.
+        let reason = printable(&reason);
         let is_news = !was_closing || is_tls || matches!(peer.role, Role::Stranger) && can_be_told;
         if is_news && let Some(held_back) = self.limit.pass(now) {
-            info!("{}: {}{held_back}", peer.title(), printable(&(reason.clone() + &log_only)));
+            info!("{}: {reason}{}{held_back}", peer.title(), printable(&log_only));
         }
         if is_tls && peer.role == Role::Stranger {
             self.attempts.count();

@@ -14,8 +14,6 @@ const STRANGERS_PER_ADDRESS_MAX: usize = 128;
 const STRANGERS_SHARE: usize = 8;
 /// What a connection holds of the budget, blocks aside: buffers of the socket, of TLS, of messages.
 const CONNECTION_BYTES: usize = 64 << 10;
-/// Most characters of a selection in a log line.
-const SELECTION_CHARS_MAX: usize = 500;
 
 impl Worker {
     pub(super) fn accept(&mut self, now: Instant) {
@@ -217,7 +215,7 @@ impl Worker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some((selection, since)) = peer.subscription.take() else { return };
         let what = selection_text(&selection);
-        let (who, from, why) = (peer.owner(), &peer.address, printable(why));
+        let (who, from) = (peer.owner(), &peer.address);
         let seconds = now.saturating_duration_since(since).as_secs();
         let delivered = self.hub.delivered(PeerId(id));
         let (packets, captured_bytes) = (delivered.packets, delivered.captured_bytes);
@@ -231,9 +229,5 @@ impl Worker {
 
 /// `sniffers ["web-*"] interfaces []`, bounded.
 fn selection_text(selection: &Selection) -> String {
-    let text = format!("sniffers {:?} interfaces {:?}", selection.sniffers, selection.interfaces);
-    match text.char_indices().nth(SELECTION_CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    printable(&format!("sniffers {:?} interfaces {:?}", selection.sniffers, selection.interfaces))
 }

@@ -50,7 +50,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// A peer whose TCP answers but takes nothing for this long has stopped reading: it is closed. A slow
 /// one takes a little all the time.
 const STALL_TIME: Duration = Duration::from_secs(60);
-/// Time for the hello.
+/// Time until the hello is there, from the accept on.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A sniffer that stays away for this long is given up, and its streams with it.
 const AWAY_TIME: Duration = Duration::from_secs(300);
@@ -62,6 +62,8 @@ const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 /// Most bytes of blocks in another worker's inbox before they wait here, where they are bounded
 /// and what overflows is counted.
 const INBOX_BYTES_MAX: usize = 8 << 20;
+/// Most characters of one text in a log line that a peer can choose, or in what it is told.
+const PEER_TEXT_CHARS_MAX: usize = 500;
 /// Hub peers that are workers have ids from here on; connections count from 1.
 const WORKER_PEERS: u64 = 1 << 62;
 
@@ -340,9 +342,11 @@ impl Worker {
     }
 }
 
-/// Text of a peer, fit for a log: no line of its own, nothing that a terminal obeys.
+/// Text of a peer, fit for a log: no line of its own, nothing that a terminal obeys, and not long.
 fn printable(text: &str) -> String {
-    text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
+    let mut all = text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one });
+    let shown: String = all.by_ref().take(PEER_TEXT_CHARS_MAX).collect();
+    if all.next().is_some() { shown + "..." } else { shown }
 }
 
 /// What is wrong with a connection.

@@ -66,13 +66,17 @@ impl Grant {
     /// Whether its holder may publish under this sniffer's name. Over 255 bytes no name is possible.
     pub fn may_publish(&self, sniffer: &str) -> bool {
         let covered = |granted: &Arc<Granted>| scope::covers(&granted.publish, sniffer);
-        self.may_be(message::Role::Publish) && self.0.as_ref().is_none_or(covered)
+        self.may_be(message::Role::Publish)
+            && scope::is_possible(sniffer)
+            && self.0.as_ref().is_none_or(covered)
     }
 
     /// Whether its holder may see the sniffer of this name. Over 255 bytes no name is possible.
     pub fn may_see(&self, sniffer: &str) -> bool {
         let covered = |granted: &Arc<Granted>| scope::covers(&granted.see, sniffer);
-        self.may_be(message::Role::Subscribe) && self.0.as_ref().is_none_or(covered)
+        self.may_be(message::Role::Subscribe)
+            && scope::is_possible(sniffer)
+            && self.0.as_ref().is_none_or(covered)
     }
 
     /// The globs of what its holder may see; empty for who may see nothing.

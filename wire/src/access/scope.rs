@@ -35,9 +35,14 @@ pub(super) fn compile(list: &'static str, globs: &[String]) -> Result<GlobSet, E
     })
 }
 
-/// Whether a sniffer of this name, any text a peer sent, is meant.
+/// Whether a sniffer can have this name, any text a peer sent.
+pub(super) fn is_possible(sniffer: &str) -> bool {
+    sniffer.len() <= SNIFFER_BYTES_MAX
+}
+
+/// Whether a sniffer of this name is meant.
 pub(super) fn covers(globs: &GlobSet, sniffer: &str) -> bool {
-    sniffer.len() <= SNIFFER_BYTES_MAX && globs.is_match(sniffer)
+    is_possible(sniffer) && globs.is_match(sniffer)
 }
 
 /// The glob that matches this name and no other.

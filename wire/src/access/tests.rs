@@ -193,6 +193,7 @@ fn roles_and_lists_bound_what_may_be_done() {
     assert!(!admin.may_publish(&"x".repeat(256)));
     let anyone = Grant::anyone();
     assert!(anyone.may_see("x") && anyone.may_publish("x") && anyone.may_be(message::Role::Publish));
+    assert!(!anyone.may_see(&"x".repeat(256)) && !anyone.may_publish(&"x".repeat(256)));
     assert_eq!((anyone.name(), anyone.expires_s(), anyone.sees()), ("anyone", None, &["*".to_owned()][..]));
     assert_ne!(anyone, admin);
 }

@@ -75,7 +75,7 @@ const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Most answers to pings that wait.
 const PONGS_MAX: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
-const SUPERSEDING_JSON: [&[u8]; 2] = [br#"{"type":"pong""#, br#"{"type":"progress""#];
+const SUPERSEDING_JSON: [&[u8]; 3] = [br#"{"type":"pong""#, br#"{"type":"progress""#, br#"{"type":"window""#];
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -266,7 +266,8 @@ impl Connection {
     }
 
     /// Counts what this connection holds against a budget: `charge`, and on top of it the control
-    /// messages that wait. Where there is no room for them, the connection ends.
+    /// messages that wait, but for the first 16 KiB. Where there is no room for them, the connection
+    /// ends.
     pub fn set_charge(&mut self, charge: Charge) {
         self.budget = Some(Budget { base_bytes: charge.bytes(), charge, is_used_up: false });
     }

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// The budget is asked when what waits passes a multiple of this.
+/// The budget is asked when what waits passes a multiple of this. What is less is part of what every
+/// connection is charged: where memory is short, those with little to say go on.
 const BUDGET_STEP_BYTES: usize = 16 << 10;
 
 impl Connection {
@@ -37,7 +38,7 @@ impl Connection {
 
     fn count_against_budget(&mut self) {
         if let Some(budget) = &mut self.budget {
-            let queued = self.control_bytes.next_multiple_of(BUDGET_STEP_BYTES);
+            let queued = self.control_bytes - self.control_bytes % BUDGET_STEP_BYTES;
             budget.is_used_up |= !budget.charge.set(budget.base_bytes + queued);
         }
     }

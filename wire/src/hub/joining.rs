@@ -14,11 +14,13 @@ impl Hub {
             let is_its = |(of, one): (&PeerId, &Publisher)| {
                 *of != peer && !one.is_worker && one.run.epoch == key.epoch
             };
-            if self.publishers.iter().any(is_its) {
+            // Nor may it be of another owner, who would find its run taken when it comes back.
+            if self.publishers.iter().any(is_its)
+                || !self.streams.contains_key(&key) && self.is_of_another(key.epoch, &publisher.run.owner)
+            {
                 return Err(HubError::Foreign { key });
             }
         }
-        // Runs of one spool meet at the same worker, so what another worker has is another's.
         if self.streams.get(&key).is_some_and(|known| known.owner != publisher.run.owner) {
             return Err(HubError::Foreign { key });
         }

@@ -10,10 +10,8 @@ impl Hub {
             |one: &Publisher| !one.is_worker && (one.run.epoch == run.epoch || one.run.home == run.home);
         let older: Vec<(PeerId, &Publisher)> =
             self.publishers.iter().filter(|(_, one)| is_older(one)).map(|(peer, one)| (*peer, one)).collect();
-        let is_foreign =
-            |key: &StreamKey, stream: &Stream| key.epoch == run.epoch && stream.owner != run.owner;
         if older.iter().any(|(_, one)| one.run.owner != run.owner)
-            || self.streams.iter().any(|(key, stream)| is_foreign(key, stream))
+            || self.is_of_another(run.epoch, &run.owner)
         {
             return Err(HubError::Taken { epoch: run.epoch });
         }
@@ -24,6 +22,12 @@ impl Hub {
         }
         self.publishers.insert(peer, Publisher::new(run, address, false));
         Ok(())
+    }
+
+    /// Whether a run has a stream that is not this owner's. Runs of one spool meet at the same worker,
+    /// so what another worker has is another's.
+    pub(super) fn is_of_another(&self, epoch: Epoch, owner: &str) -> bool {
+        self.streams.iter().any(|(key, stream)| key.epoch == epoch && stream.owner != owner)
     }
 
     /// Another worker, which takes all streams of our own and passes on its own.
@@ -64,10 +68,11 @@ impl Hub {
 
     /// A publisher that waits rather than have a block skipped asks how much may be under way.
     pub fn handle_paced(&mut self, peer: PeerId, wants: bool) {
-        if let Some(publisher) = self.publishers.get_mut(&peer) {
-            publisher.is_paced = wants;
+        if let Some(publisher) = self.publishers.get_mut(&peer)
+            && std::mem::replace(&mut publisher.is_paced, wants) != wants
+        {
+            self.tell_windows();
         }
-        self.tell_windows();
     }
 
     /// All paced publishers together get half of a viewer's queue, or of a worker's: a viewer that

@@ -480,6 +480,8 @@ fn paced_publishers_share_half_a_viewers_queue() {
     assert_eq!(windows(&mut hub), []);
     hub.handle_paced(OTHER, true);
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
+    hub.handle_paced(OTHER, true);
+    assert_eq!(windows(&mut hub), [], "who says it again tells nobody anything");
     hub.remove_peer(SNIFFER, 0);
     assert_eq!(windows(&mut hub), [(3, 32)]);
 }
@@ -558,6 +560,9 @@ fn runs_and_streams_belong_to_who_announced_them() {
     hub.add_publisher(OTHER, theirs(Epoch(5)), "[::1]:2".into()).expect("a run of its own");
     let announced = hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()]));
     assert_eq!(announced, Err(HubError::Foreign { key: StreamKey { epoch: EPOCH, stream: 0 } }));
+    let announced = hub.handle_stream(OTHER, announcement(7, vec!["eth0".into()]));
+    let key = StreamKey { epoch: EPOCH, stream: 7 };
+    assert_eq!(announced, Err(HubError::Foreign { key }), "nor another stream of the same run");
     hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("it comes back");
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("to its own");
 }
