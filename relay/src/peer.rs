@@ -7,6 +7,7 @@ use wire::hub::Run;
 use wire::message::Selection;
 
 use crate::gate::Admission;
+use crate::limit::Allowance;
 use crate::rights::Who;
 
 /// Who is at the other end.
@@ -50,6 +51,8 @@ pub struct Peer {
     pub admission: Admission,
     /// A viewer's, since when.
     pub subscription: Option<(Selection, Instant)>,
+    /// What it may have others told.
+    pub allowance: Allowance,
     /// When it was adopted.
     pub since: Instant,
     /// It stands in the worker's list of those that have something to do.
@@ -60,8 +63,8 @@ impl Peer {
     /// A connection, not listed.
     pub fn new(newcomer: Newcomer, now: Instant) -> Self {
         let Newcomer { connection, role, who, address, admission } = newcomer;
-        let (subscription, since, is_listed) = (None, now, false);
-        Self { connection, role, who, address, admission, subscription, since, is_listed }
+        let (subscription, allowance, since, is_listed) = (None, Allowance::default(), now, false);
+        Self { connection, role, who, address, admission, subscription, allowance, since, is_listed }
     }
 
     /// Under which name it has proved itself.

@@ -488,8 +488,11 @@ impl Session {
                     self.handle_subscribed(streams);
                     continue;
                 }
-                Event::List(list) => {
+                Event::List(list, omitted) => {
                     self.say_what_may_be_seen();
+                    if omitted > 0 {
+                        say(&format!("{}: {omitted} more streams are not listed", self.relay_text));
+                    }
                     self.list = Some(list);
                     continue;
                 }

@@ -293,7 +293,7 @@ fn the_list_is_a_table_or_json() {
         let output = viewer.read();
         let status = StreamStatus { name: "web".into(), state: "live".into(), ..StreamStatus::default() };
         while relay.next_control() != Control::List {}
-        relay.control(Control::Streams { streams: vec![status] });
+        relay.control(Control::Streams { streams: vec![status], omitted: 0 });
         let ended = viewer.wait();
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
         let text = String::from_utf8(output.join().expect("reads")).expect("text");

@@ -64,8 +64,8 @@ pub enum Event {
     Missing(StreamKey, Losses),
     /// The stream has ended, in order or with a reason.
     Ended(StreamKey, Option<String>),
-    /// The list that was asked for.
-    List(Vec<StreamStatus>),
+    /// The list that was asked for, and how many streams more it leaves out.
+    List(Vec<StreamStatus>, u32),
 }
 
 /// What is known of one stream.
@@ -246,7 +246,7 @@ impl Downlink {
                     self.events.push_back(Event::Mark(key, complete_through_ns));
                 }
             }
-            Control::Streams { streams } => self.events.push_back(Event::List(streams)),
+            Control::Streams { streams, omitted } => self.events.push_back(Event::List(streams, omitted)),
             Control::Ping { clock_ns: ping_ns } => {
                 self.control.push_back(Control::Pong { ping_ns, clock_ns })
             }

@@ -217,8 +217,12 @@ pub enum Control {
     },
     /// Viewer: send the list.
     List,
-    /// Relay: the list.
-    Streams { streams: Vec<StreamStatus> },
+    /// Relay: the list; `omitted` more would have made it too long.
+    Streams {
+        streams: Vec<StreamStatus>,
+        #[serde(default)]
+        omitted: u32,
+    },
     /// Both: are you there? With the sender's clock.
     Ping { clock_ns: u64 },
     /// Both: yes, with the clock of the ping and mine.

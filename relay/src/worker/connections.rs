@@ -147,6 +147,11 @@ impl Worker {
     pub(super) fn handle_control(&mut self, id: u64, control: Control, now: Instant) -> Result<(), Fault> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let refuse = |error: wire::hub::HubError| Fault::Peer(error.to_string());
+        let is_told_to_others =
+            matches!(control, Control::Stream(_) | Control::Skipped { .. } | Control::End { .. });
+        if is_told_to_others && !peer.allowance.take(now) {
+            return Err(Fault::Peer("it announces, skips or ends over 500 streams a second".to_owned()));
+        }
         match (&peer.role, control) {
             (Role::Stranger, hello @ Control::Hello { .. }) => self.handle_hello(id, hello, now),
             (_, Control::Hello { .. }) => Err(Fault::Peer("a second hello".to_owned())),
@@ -184,11 +189,9 @@ impl Worker {
                 self.handle_subscribe(id, selection, &cursors, now)
             }
             (Role::Subscriber, Control::List) => {
-                let may_see = |stream: &StreamStatus| {
-                    peer.who.as_ref().is_some_and(|who| who.grant.may_see(&stream.name))
-                };
-                let streams = self.hub.list().into_iter().filter(may_see).collect();
-                peer.connection.queue_control(&Control::Streams { streams });
+                let Some(who) = &peer.who else { return Ok(()) };
+                let (streams, omitted) = self.hub.list(|name| who.grant.may_see(name));
+                peer.connection.queue_control(&Control::Streams { streams, omitted });
                 Ok(())
             }
             (Role::Publisher(..) | Role::Subscriber, _) => {

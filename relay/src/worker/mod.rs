@@ -38,6 +38,8 @@ use crate::rights::{Rights, Who};
 
 /// The close code of a peer that may not do what it does (RFC 6455, section 7.4.1).
 const POLICY_VIOLATION: u16 = 1008;
+/// With so many control messages waiting for a viewer, marks are left out.
+const MARKS_MAX: usize = 256;
 /// Messages of one connection handled before the others get their turn.
 const MESSAGES_PER_TURN: u32 = 64;
 /// Connections accepted before those that are there get their turn.
@@ -241,6 +243,8 @@ impl Worker {
     fn do_outputs(&mut self, now: Instant) {
         while let Some(output) = self.hub.poll_output() {
             match output {
+                // A mark is a hint for whoever keeps up: it is left out where much waits.
+                Output::Control { to, control: Control::Mark { .. } } if self.is_busy(to) => {}
                 Output::Control { to, control } => match worker_of(to) {
                     Some(worker) => {
                         self.inboxes.send(self.index, worker, Note::Control(control));
@@ -254,6 +258,14 @@ impl Worker {
                 },
                 Output::Close { peer, reason } => self.fail(peer.0, Fault::Peer(reason), now),
             }
+        }
+    }
+
+    /// Much waits for a peer or another worker.
+    fn is_busy(&self, to: PeerId) -> bool {
+        match worker_of(to) {
+            Some(worker) => self.inboxes.queued_bytes(worker) >= INBOX_BYTES_MAX / 2,
+            None => self.peers.get(&to.0).is_some_and(|peer| peer.connection.control_waiting() >= MARKS_MAX),
         }
     }
 

@@ -70,12 +70,16 @@ const COMMITTED_MESSAGES: usize = 32;
 /// Bytes read in one turn before others get theirs.
 const READ_SHARE_BYTES: usize = 4 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
-const CONTROL_QUEUE_MAX: usize = 4096;
-const CONTROL_QUEUE_BYTES_MAX: usize = 16 << 20;
+const CONTROL_QUEUE_MAX: usize = 65_536;
+const CONTROL_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// With so many waiting, a peer that asks whether we live is not answered: it would not read that.
+const UNANSWERED_QUEUE: usize = 4096;
 /// Most answers to pings that wait.
 const PONGS_MAX: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
-const SUPERSEDING_JSON: [&[u8]; 3] = [br#"{"type":"pong""#, br#"{"type":"progress""#, br#"{"type":"window""#];
+const SUPERSEDING_JSON: [&[u8]; 3] = [PONG_JSON, br#"{"type":"progress""#, br#"{"type":"window""#];
+
+const PONG_JSON: &[u8] = br#"{"type":"pong""#;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -95,7 +99,7 @@ pub enum ConnectionError {
     Dead { silent: Duration },
     #[error("the peer closed the connection{}", reason_text(reason))]
     Closed { reason: String },
-    #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 16 MiB of them wait")]
+    #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 64 MiB of them wait")]
     NotReading,
     #[error("the budget of memory is used up: no room for what waits for this peer")]
     Budget,
@@ -340,6 +344,11 @@ impl Connection {
     /// Bytes handed to TCP and read from it.
     pub fn bytes_sent_and_received(&self) -> (u64, u64) {
         (self.transport.sent_bytes(), self.transport.received_bytes())
+    }
+
+    /// Control messages that wait to be sent.
+    pub fn control_waiting(&self) -> usize {
+        self.control.len()
     }
 
     /// Queues a control message.

@@ -10,6 +10,10 @@ impl Connection {
     pub(super) fn push_control(&mut self, kind: Outgoing, payload: Vec<u8>) {
         // One pong says what many would (RFC 6455, section 5.5.3), and so does one progress: a peer
         // that asks often, or sends much, while it does not read must not fill the queue.
+        let is_answer = kind == Outgoing::Pong || payload.starts_with(PONG_JSON);
+        if is_answer && self.control.len() >= UNANSWERED_QUEUE {
+            return;
+        }
         let is_pong = |waiting: &(Outgoing, Vec<u8>)| waiting.0 == Outgoing::Pong;
         if kind == Outgoing::Pong
             && self.control.iter().filter(|waiting| is_pong(waiting)).count() >= PONGS_MAX

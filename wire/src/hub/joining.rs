@@ -2,6 +2,20 @@
 
 use super::*;
 
+/// Most bytes of the names of a stream's interfaces that the relay keeps; viewers have the whole table
+/// from the description. Each viewer that joins is told them.
+const NAMES_BYTES_MAX: usize = 8 << 10;
+
+fn trim(names: &mut Vec<String>) {
+    let mut bytes = 0;
+    let fits = |name: &String| {
+        bytes += name.len();
+        bytes <= NAMES_BYTES_MAX
+    };
+    let count = names.iter().take_while(|name| fits(name)).count();
+    names.truncate(count);
+}
+
 impl Hub {
     /// A publisher announces a stream, or that its table has grown.
     pub fn handle_stream(&mut self, peer: PeerId, announcement: Announcement) -> Result<(), HubError> {
@@ -29,6 +43,7 @@ impl Hub {
         {
             interfaces = known.status.interfaces.clone(); // the spool no longer knows
         }
+        trim(&mut interfaces);
         let status = StreamStatus {
             key,
             name: publisher.run.name.clone(),

@@ -39,7 +39,7 @@ use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
 use crate::lanes::Lane;
 use crate::ledger::Stage;
-use crate::message::{Announcement, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
+use crate::message::{Announcement, CONTROL_BYTES_MAX, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
 use crate::pool::Pool;
 use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
 use recent::{Recent, What};
@@ -53,6 +53,8 @@ const ENDED_STREAMS_MAX: usize = 1024;
 /// Streams that are looked at to find out whether a viewer knows one that another goes on from.
 const PREDECESSORS_MAX: usize = 64;
 
+/// Bytes of a list besides its streams, at most.
+const LIST_FRAME_BYTES: usize = 1024;
 /// Notices of one stream that wait for their gap, at most.
 const NOTICES_MAX: usize = 4096;
 
@@ -370,26 +372,37 @@ impl Hub {
         Some(output)
     }
 
-    /// Every stream, by sniffer name and number.
-    pub fn list(&self) -> Vec<StreamStatus> {
-        let mut list: Vec<StreamStatus> = self
-            .streams
-            .values()
-            .map(|stream| {
-                let state = match stream.state {
-                    State::Live if stream.status.backlog => "backlog",
-                    State::Live => "live",
-                    State::Away(_) => AWAY,
-                    State::Ended | State::GivenUp => "ended",
-                };
-                // Another worker takes every stream; what counts is who is behind it.
-                let takers = stream.subscribers.iter().filter_map(|peer| self.viewers.get(peer));
-                let viewers = takers.map(|viewer| viewer.takers().0).sum();
-                StreamStatus { state: state.to_owned(), viewers, ..stream.status.clone() }
-            })
-            .collect();
-        list.sort_by(|a, b| (&a.name, a.opened_ns, a.key).cmp(&(&b.name, b.opened_ns, b.key)));
-        list
+    /// Streams of the sniffers that `may_see` lets pass, by name and number, as far as one message
+    /// takes them; and how many more there are.
+    pub fn list(&self, may_see: impl Fn(&str) -> bool) -> (Vec<StreamStatus>, u32) {
+        let mut seen: Vec<&Stream> =
+            self.streams.values().filter(|stream| may_see(&stream.status.name)).collect();
+        seen.sort_by(|a, b| {
+            let of = |stream: &'_ Stream| (stream.status.opened_ns, stream.status.key);
+            a.status.name.cmp(&b.status.name).then_with(|| of(a).cmp(&of(b)))
+        });
+        let mut bytes = LIST_FRAME_BYTES;
+        let fits = |status: &StreamStatus| {
+            bytes += serde_json::to_vec(status).map_or(0, |json| json.len() + 1);
+            bytes <= CONTROL_BYTES_MAX
+        };
+        let list: Vec<StreamStatus> =
+            seen.iter().map(|stream| self.listed(stream)).take_while(fits).collect();
+        let omitted = (seen.len() - list.len()) as u32;
+        (list, omitted)
+    }
+
+    fn listed(&self, stream: &Stream) -> StreamStatus {
+        let state = match stream.state {
+            State::Live if stream.status.backlog => "backlog",
+            State::Live => "live",
+            State::Away(_) => AWAY,
+            State::Ended | State::GivenUp => "ended",
+        };
+        // Another worker takes every stream; what counts is who is behind it.
+        let takers = stream.subscribers.iter().filter_map(|peer| self.viewers.get(peer));
+        let viewers = takers.map(|viewer| viewer.takers().0).sum();
+        StreamStatus { state: state.to_owned(), viewers, ..stream.status.clone() }
     }
 
     /// Counters.

@@ -264,7 +264,7 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
         assert_eq!(sequences(&mut hub, VIEWER), [0]);
         hub.handle_progress(VIEWER, u64::from(number));
     }
-    assert_eq!(hub.list().len(), ENDED_STREAMS_MAX + 1);
+    assert_eq!(hub.list(|_| true).0.len(), ENDED_STREAMS_MAX + 1);
 }
 
 #[test]
@@ -274,11 +274,11 @@ fn a_sniffer_that_stays_away_is_given_up() {
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     hub.remove_peer(SNIFFER, 1000);
-    assert_eq!(hub.list()[0].state, "away");
+    assert_eq!(hub.list(|_| true).0[0].state, "away");
     hub.handle_timeout(30_000, 60_000);
-    assert_eq!(hub.list()[0].state, "away");
+    assert_eq!(hub.list(|_| true).0[0].state, "away");
     hub.handle_timeout(61_000, 60_000);
-    assert_eq!(hub.list()[0].state, "ended");
+    assert_eq!(hub.list(|_| true).0[0].state, "ended");
     let tells_gone =
         |output: &Output| matches!(output, Output::Control { control: Control::Gone { .. }, .. });
     assert!(!outputs(&mut hub).iter().any(tells_gone), "it would overtake the block that waits");
@@ -301,7 +301,7 @@ fn a_sniffer_that_reconnects_is_not_given_up_before_it_announces() {
     hub.handle_timeout(1_000_000, 60_000);
     hub.add_publisher(OTHER, run("host", EPOCH), "[::1]:2".into()).expect("its own");
     hub.handle_timeout(1_000_100, 60_000);
-    assert_eq!(hub.list()[0].state, "away");
+    assert_eq!(hub.list(|_| true).0[0].state, "away");
 }
 
 fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
@@ -503,7 +503,7 @@ fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
     hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     let joins = |output: &Output| matches!(output, Output::Control { control: Control::Join { .. }, .. });
     assert!(!outputs(&mut hub).iter().any(joins));
-    assert_eq!(hub.list()[0].state, "ended");
+    assert_eq!(hub.list(|_| true).0[0].state, "ended");
 }
 
 #[test]
@@ -639,4 +639,18 @@ fn what_one_owner_announces_is_bounded() {
     let key = StreamKey { epoch: Epoch(5), stream: 0 };
     let announced = Announcement { key, interfaces: names(), ..Announcement::default() };
     hub.handle_stream(OTHER, announced).expect("room");
+}
+
+#[test]
+fn a_list_fits_into_a_message_and_tells_what_it_leaves_out() {
+    let mut hub = hub(1 << 20);
+    // Each character becomes six bytes of JSON.
+    let name = "\u{1}".repeat(10_000);
+    for stream in 1..100 {
+        hub.handle_stream(SNIFFER, announcement(stream, vec![name.clone()])).expect("a publisher");
+    }
+    let (streams, omitted) = hub.list(|_| true);
+    assert_eq!(streams.len() + omitted as usize, 100);
+    assert!(omitted > 0 && Control::Streams { streams, omitted }.to_json().len() <= CONTROL_BYTES_MAX);
+    assert_eq!(hub.list(|name| name != "host"), (Vec::new(), 0));
 }
