@@ -25,6 +25,7 @@ mod uplink;
 mod watchdog;
 
 use std::io::IsTerminal;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -102,8 +103,11 @@ fn run(config: &Config) -> Result<(), Failure> {
     if let Some((directory, _)) = &config.spool {
         spool::prepare(directory).map_err(|error| failed(text(&error)))?;
     }
+    // libpcap compiles the filter of a file for its interfaces as they come, names of hosts too.
+    let is_address = config.relay.host().parse::<IpAddr>().is_ok();
     confine::confine(&Confinement {
         has_rings,
+        looks_up_names: !is_address || (!has_rings && config.filter.is_some()),
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
         readable: &config.credential_files.paths().map(Path::to_owned).collect::<Vec<_>>(),
