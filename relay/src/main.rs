@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 
 /// Says why the program ends without success, and with which status.
 fn fail(status: u8, text: &str) -> ExitCode {
-    eprintln!("relay: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "relay: {text}"); // nobody may be there to read it
     ExitCode::from(status)
 }
 

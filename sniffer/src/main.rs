@@ -24,7 +24,7 @@ mod totals;
 mod uplink;
 mod watchdog;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -160,7 +160,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         .map_err(|error| failed(format!("poll: {error}")))?;
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {
-        eprintln!("{summary}");
+        say(&summary.to_string());
     }
     match end.failure {
         None => Ok(()),
@@ -269,6 +269,11 @@ pub fn text(error: &dyn std::error::Error) -> String {
 }
 
 fn fail(status: u8, text: &str) -> ExitCode {
-    eprintln!("sniffer: {text}");
+    say(&format!("sniffer: {text}"));
     ExitCode::from(status)
+}
+
+/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
