@@ -229,9 +229,10 @@ impl Worker {
     }
 }
 
-/// `sniffers ["web-*"] interfaces []`, bounded.
+/// `sniffers ["web-*"] interfaces all`, bounded.
 fn selection_text(selection: &Selection) -> String {
-    let text = format!("sniffers {:?} interfaces {:?}", selection.sniffers, selection.interfaces);
+    let globs = |globs: &[String]| if globs.is_empty() { "all".to_owned() } else { format!("{globs:?}") };
+    let text = format!("sniffers {} interfaces {}", globs(&selection.sniffers), globs(&selection.interfaces));
     match text.char_indices().nth(SELECTION_CHARS_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
