@@ -66,8 +66,8 @@ pub struct InitArgs {
 #[allow(missing_docs)] // the texts say what the fields are
 pub enum InitError {
     #[error(
-        "{} is there already and stays as it is; choose another directory, or --renew for a new \
-         certificate of the relay", path.display()
+        "{} is there already and stays as it is; choose another directory or another name, or --renew \
+         for a new certificate of the relay", path.display()
     )]
     There { path: PathBuf },
     #[error("--host {host:?}: not a DNS name or an IP address")]

@@ -52,7 +52,12 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(2, &error.to_string()),
     };
-    match run(&config) {
+    // What is wrong with a file is wrong usage too: nothing is open yet.
+    let rights = match Rights::load(&config, wall_s()) {
+        Ok(rights) => Arc::new(rights),
+        Err(text) => return fail(2, &text),
+    };
+    match run(&config, rights) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => fail(1, &text),
     }
@@ -60,7 +65,7 @@ fn main() -> ExitCode {
 
 /// Says why the program ends without success, and with which status.
 fn fail(status: u8, text: &str) -> ExitCode {
-    eprintln!("relay: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "relay: {text}"); // nobody may be there to read it
     ExitCode::from(status)
 }
 
@@ -72,8 +77,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> Result<(), String> {
-    let rights = Arc::new(Rights::load(config, wall_s())?);
+fn run(config: &Config, rights: Arc<Rights>) -> Result<(), String> {
     let connections = descriptors::raise(config.connections, config.workers);
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;

@@ -24,7 +24,8 @@ mod totals;
 mod uplink;
 mod watchdog;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -102,8 +103,11 @@ fn run(config: &Config) -> Result<(), Failure> {
     if let Some((directory, _)) = &config.spool {
         spool::prepare(directory).map_err(|error| failed(text(&error)))?;
     }
+    // libpcap compiles the filter of a file for its interfaces as they come, names of hosts too.
+    let is_address = config.relay.host().parse::<IpAddr>().is_ok();
     confine::confine(&Confinement {
         has_rings,
+        looks_up_names: !is_address || (!has_rings && config.filter.is_some()),
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
         readable: &config.credential_files.paths().map(Path::to_owned).collect::<Vec<_>>(),
@@ -156,7 +160,7 @@ fn run(config: &Config) -> Result<(), Failure> {
         .map_err(|error| failed(format!("poll: {error}")))?;
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {
-        eprintln!("{summary}");
+        say(&summary.to_string());
     }
     match end.failure {
         None => Ok(()),
@@ -265,6 +269,11 @@ pub fn text(error: &dyn std::error::Error) -> String {
 }
 
 fn fail(status: u8, text: &str) -> ExitCode {
-    eprintln!("sniffer: {text}");
+    say(&format!("sniffer: {text}"));
     ExitCode::from(status)
+}
+
+/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

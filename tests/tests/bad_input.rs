@@ -321,3 +321,21 @@ fn sizes_times_and_counts_out_of_range() {
         misused(name, arguments, texts);
     }
 }
+
+/// A log that nobody reads any more fails nothing: the status is that of the fault itself.
+#[test]
+fn a_closed_standard_error_changes_nothing() {
+    for (name, arguments) in [
+        ("sniffer", ["-i", "nowhere-0"]), // logs how it is confined, then fails
+        ("relay", ["--listen", "192.0.2.1:9"]),
+        ("viewer", ["--relay", "ws://127.0.0.1:1"]),
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(program(name));
+        command.args(arguments).stdout(std::process::Stdio::null()).stderr(writer);
+        let code = command.status().expect("it runs").code();
+        let expected = if name == "relay" { 2 } else { 1 };
+        assert_eq!(code, Some(expected), "{name}");
+    }
+}

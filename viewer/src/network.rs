@@ -126,6 +126,8 @@ struct Session {
     /// Subscribed once: from here on a cut is no end.
     is_subscribed: bool,
     cut_since: Option<Instant>,
+    /// What was last said of a cut.
+    cut_text: String,
     /// The writer's queue has been full, so nothing was read, since then.
     full_since: Option<Instant>,
     /// Streams that were not joined again by then count as ended.
@@ -152,6 +154,7 @@ impl Network {
                 queue: Arc::new(Queue::new(QUEUE_BYTES, Arc::clone(&waker))),
                 is_subscribed: false,
                 cut_since: None,
+                cut_text: String::new(),
                 full_since: None,
                 absent_until: None,
                 live: BTreeSet::new(),
@@ -275,7 +278,7 @@ impl Network {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// The line is down: says so once, and waits before the next attempt.
+    /// The line is down: says so once, and again if it is refused for another reason, and waits before the next attempt.
     fn handle_cut(&mut self, error: &LinkError) {
         let now = Instant::now();
         let was_up = match &mut self.link {
@@ -296,12 +299,14 @@ impl Network {
             self.failures = 0;
         }
         let relay = &self.session.relay_text;
+        let refusal = match error {
+            LinkError::Protocol(DownlinkError::Refused { reason }) => Some(printable(reason)),
+            _ => None,
+        };
         if self.session.cut_since.is_none() {
-            let text = match error {
-                LinkError::Protocol(DownlinkError::Refused { reason }) => {
-                    format!("the relay closed the connection: {}", printable(reason))
-                }
-                other => other.to_string(),
+            let text = match &refusal {
+                Some(reason) => format!("the relay closed the connection: {reason}"),
+                None => error.to_string(),
             };
             let full_time = self.session.full_since.take().map(|since| now.duration_since(since));
             match full_time.filter(|time| *time >= STALL_TIME) {
@@ -313,6 +318,10 @@ impl Network {
                 None => say(&format!("{relay}: connection lost: {text}; connecting again")),
             }
             self.session.cut_since = Some(now);
+            self.session.cut_text = refusal.unwrap_or(text);
+        } else if let Some(reason) = refusal.filter(|reason| *reason != self.session.cut_text) {
+            say(&format!("{relay}: the relay refused: {reason}; trying again"));
+            self.session.cut_text = reason;
         } else {
             debug!("{relay}: {error}");
         }

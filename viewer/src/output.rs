@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::Target;
@@ -31,7 +32,7 @@ impl Output {
     /// Opens `target`.
     pub fn open(target: &Target) -> io::Result<Self> {
         let file = match target {
-            Target::File(path) => File::create(path)?,
+            Target::File(path) => create(path)?,
             Target::Stdout => stdout_file()?,
         };
         Ok(Self { file })
@@ -124,6 +125,15 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Makes the file for its owner alone: what was captured is nobody else's. One that is there keeps its mode.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
 /// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "viewer: {line}");
@@ -132,6 +142,21 @@ pub fn say(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_is_its_owners_and_one_that_is_there_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("new.pcapng");
+        let mode = || std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+        create(&path).expect("ours");
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
+        create(&path).expect("ours");
+        assert_eq!(mode(), 0o644);
+    }
 
     #[test]
     fn texts() {

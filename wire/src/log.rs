@@ -28,7 +28,8 @@ impl FromStr for Format {
 }
 
 /// Starts logging for the whole process. `RUST_LOG` sets the level, `default_level` is it
-/// otherwise.
+/// otherwise. Who reads the log may go away, and its disk may fill up: what cannot be written is left
+/// out, and nothing else fails.
 pub fn start(format: Format, default_level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
     // tungstenite would log payloads at its lowest level: captured traffic does not belong there. What
@@ -39,6 +40,7 @@ pub fn start(format: Format, default_level: &str) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // it would be said on standard error, by a macro that panics
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {

@@ -227,7 +227,8 @@ impl Worker {
     }
 }
 
-/// `sniffers ["web-*"] interfaces []`, bounded.
+/// `sniffers ["web-*"] interfaces all`, bounded.
 fn selection_text(selection: &Selection) -> String {
-    printable(&format!("sniffers {:?} interfaces {:?}", selection.sniffers, selection.interfaces))
+    let globs = |globs: &[String]| if globs.is_empty() { "all".to_owned() } else { format!("{globs:?}") };
+    printable(&format!("sniffers {} interfaces {}", globs(&selection.sniffers), globs(&selection.interfaces)))
 }

@@ -23,9 +23,7 @@ use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::{wall_ns, wall_s};
 use wire::connection::{Connection, ConnectionError, Origin, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
-use wire::message::{
-    Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection, StreamStatus,
-};
+use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
 use wire::secret::Secret;
 

@@ -43,7 +43,8 @@ const DNS_PORT: u16 = 53;
 pub fn restrict(confinement: &Confinement<'_>) -> Result<Option<ABI>, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let spool = read | make_bitflags!(AccessFs::{WriteFile | MakeReg | RemoveFile | Truncate});
-    let ports = [confinement.relay_port, DNS_PORT].map(|port| NetPort::new(port, AccessNet::ConnectTcp));
+    let ports = [Some(confinement.relay_port), confinement.looks_up_names.then_some(DNS_PORT)];
+    let ports = ports.into_iter().flatten().map(|port| NetPort::new(port, AccessNet::ConnectTcp));
     let any_port = NetPort::new(0, AccessNet::BindTcp);
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -54,7 +55,7 @@ pub fn restrict(confinement: &Confinement<'_>) -> Result<Option<ABI>, RulesetErr
         .create()?
         .add_rules(path_beneath_rules(readable(confinement.readable), read))?
         .add_rules(path_beneath_rules(confinement.spool, spool))?
-        .add_rules(ports.into_iter().chain([any_port]).map(Ok::<_, RulesetError>))?
+        .add_rules(ports.chain([any_port]).map(Ok::<_, RulesetError>))?
         .restrict_self()?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, _) => None,
@@ -67,8 +68,19 @@ pub fn restrict(confinement: &Confinement<'_>) -> Result<Option<ABI>, RulesetErr
 fn readable(more: &[PathBuf]) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = READABLE.map(PathBuf::from).into();
     paths.extend(RESOLVER_FILES.iter().filter_map(|path| directory_of(Path::new(path))));
-    paths.extend(more.iter().filter_map(|path| directory_of(path)));
+    for path in more {
+        paths.extend(directory_of(path));
+        paths.extend(directory_named(path));
+    }
     paths
+}
+
+/// The directory that a file is named in. Where the file is a link, it is the link that is replaced, and what it leads to
+/// next is mostly below: so volumes of secrets are updated, `token -> ..data/token`, `..data -> ..2026_11_24`.
+fn directory_named(path: &Path) -> Option<PathBuf> {
+    let named = std::path::absolute(path).ok()?;
+    let directory = named.parent()?.canonicalize().ok()?;
+    (directory != Path::new("/")).then_some(directory)
 }
 
 /// The directory that a file really is in; the file alone where that is the root of all.

@@ -25,11 +25,14 @@ use tracing::{info, warn};
 pub struct Confinement<'a> {
     /// Rings are opened.
     pub has_rings: bool,
+    /// Names of hosts are looked up, so services of the resolver are asked: name servers and local ones.
+    pub looks_up_names: bool,
     /// Where files are made, written and deleted.
     pub spool: Option<&'a Path>,
-    /// The one TCP port that is connected to, beside that of name servers.
+    /// The one TCP port that is connected to, beside that of name servers where they are asked.
     pub relay_port: u16,
-    /// Files that are read again later; those beside them can be read too, so that they can be replaced.
+    /// Files that are read again later; those beside them, and beside what they are links to, can be read too, so that
+    /// they can be replaced.
     pub readable: &'a [PathBuf],
 }
 
@@ -56,7 +59,7 @@ pub fn confine(confinement: &Confinement<'_>) {
         Ok(None) => lacks.push("landlock (this kernel has it not, or not enabled)".to_owned()),
         Err(error) => lacks.push(format!("landlock ({})", crate::text(&error))),
     }
-    match seccomp::restrict(confinement.has_rings) {
+    match seccomp::restrict(confinement) {
         Ok(true) => holds.push("seccomp".to_owned()),
         Ok(false) => lacks.push(format!("seccomp (no filter for {})", std::env::consts::ARCH)),
         Err(error) => lacks.push(format!("seccomp ({})", crate::text(&error))),

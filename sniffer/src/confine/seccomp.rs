@@ -14,6 +14,8 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
+use super::Confinement;
+
 /// Calls without conditions.
 const ALLOWED: &[c_long] = &[
     // Files: what may be opened is Landlock's to say.
@@ -147,13 +149,12 @@ const IOCTLS: [u64; 7] = [
     libc::SIOCETHTOOL as u64,
 ];
 
-/// Puts the filter on all threads, now and later. `has_rings`: packet sockets may be opened. `false`: this architecture
-/// has no filter.
-pub fn restrict(has_rings: bool) -> Result<bool, Error> {
+/// Puts the filter on all threads, now and later. `false`: this architecture has no filter.
+pub fn restrict(confinement: &Confinement<'_>) -> Result<bool, Error> {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(false) };
     // INVARIANT: in this order, for the second filter does not let a third be put on.
     apply_filter_all_threads(&without_clone3(arch)?)?;
-    apply_filter_all_threads(&allow_list(arch, has_rings)?)?;
+    apply_filter_all_threads(&allow_list(arch, confinement)?)?;
     Ok(true)
 }
 
@@ -165,10 +166,10 @@ fn without_clone3(arch: TargetArch) -> Result<BpfProgram, Error> {
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, enosys, arch)?.try_into()?)
 }
 
-fn allow_list(arch: TargetArch, has_rings: bool) -> Result<BpfProgram, Error> {
+fn allow_list(arch: TargetArch, confinement: &Confinement<'_>) -> Result<BpfProgram, Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_OLD).map(|number| (*number, Vec::new())).collect();
-    rules.insert(libc::SYS_socket, sockets(has_rings)?);
+    rules.insert(libc::SYS_socket, sockets(confinement)?);
     rules.insert(libc::SYS_socketpair, vec![rule(&[argument(0, libc::AF_UNIX as u64)])?]);
     let ioctls: Result<_, Error> = IOCTLS.iter().map(|request| rule(&[argument(1, *request)])).collect();
     rules.insert(libc::SYS_ioctl, ioctls?);
@@ -203,21 +204,30 @@ const CLONE_CHECKED: u64 = (libc::CLONE_THREAD
     | libc::CLONE_NEWNET) as u64;
 
 /// TCP and UDP, local services of the resolver, interfaces by rtnetlink, rings. No raw IP, which CAP_NET_RAW would allow.
-fn sockets(has_rings: bool) -> Result<Vec<SeccompRule>, Error> {
+/// What a local socket is connected to is out of a filter's sight, and services of root's trust whoever is root: a
+/// relay that is given by its address needs none. The C library asks for an interface's number by a local datagram
+/// socket, and such a one goes to no service that does anything for anybody.
+fn sockets(needs: &Confinement<'_>) -> Result<Vec<SeccompRule>, Error> {
     /// Without SOCK_CLOEXEC and SOCK_NONBLOCK.
     const TYPE: u64 = 0xf;
     let family = |family: c_int| argument(0, family as u64);
     let kind = |kind: c_int| masked(1, TYPE, kind as u64);
     let protocol = |protocol: c_int| argument(2, protocol as u64);
-    let mut rules = vec![
-        rule(&[family(libc::AF_INET), kind(libc::SOCK_STREAM)])?,
-        rule(&[family(libc::AF_INET), kind(libc::SOCK_DGRAM)])?,
-        rule(&[family(libc::AF_INET6), kind(libc::SOCK_STREAM)])?,
-        rule(&[family(libc::AF_INET6), kind(libc::SOCK_DGRAM)])?,
-        rule(&[family(libc::AF_UNIX)])?,
-        rule(&[family(libc::AF_NETLINK), protocol(libc::NETLINK_ROUTE)])?,
-    ];
-    if has_rings {
+    let mut rules = vec![rule(&[family(libc::AF_NETLINK), protocol(libc::NETLINK_ROUTE)])?];
+    // Zero is TCP for streams and UDP for datagrams. Landlock knows of no ports of MPTCP or SCTP.
+    for internet in [libc::AF_INET, libc::AF_INET6] {
+        for (one, named) in [(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
+            for number in [0, named] {
+                rules.push(rule(&[family(internet), kind(one), protocol(number)])?);
+            }
+        }
+    }
+    let local = match needs.looks_up_names {
+        true => rule(&[family(libc::AF_UNIX)])?,
+        false => rule(&[family(libc::AF_UNIX), kind(libc::SOCK_DGRAM)])?,
+    };
+    rules.push(local);
+    if needs.has_rings {
         // Bound to one interface before it hears anything: see `ring`.
         rules.push(rule(&[family(libc::AF_PACKET), kind(libc::SOCK_RAW), protocol(0)])?);
     }

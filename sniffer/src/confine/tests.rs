@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
@@ -43,6 +44,64 @@ fn a_confined_process_has_what_it_needs_and_no_more() {
     in_a_process("confined", &spool);
 }
 
+/// A token that is reached by links, as volumes of secrets have it; a relay that is given by its address.
+#[test]
+fn what_a_link_leads_to_next_can_be_read_and_local_services_not_be_asked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for version in ["..1", "..2"] {
+        std::fs::create_dir(directory.path().join(version)).expect("made");
+        std::fs::write(directory.path().join(version).join("token"), version).expect("written");
+    }
+    symlink("..1", directory.path().join("..data")).expect("made");
+    symlink("..data/token", directory.path().join("token")).expect("made");
+    in_a_process("confined_to_an_address", directory.path());
+}
+
+#[test]
+#[ignore = "confines its process; the test above runs it"]
+fn confined_to_an_address() {
+    let Some(secrets) = std::env::var_os(SPOOL).map(PathBuf::from) else { return };
+    let token = secrets.join("token");
+    let exe = std::env::current_exe().expect("a test knows where it is");
+    let confinement = Confinement {
+        has_rings: false,
+        looks_up_names: false,
+        spool: None,
+        relay_port: 9440,
+        readable: &[exe, token.clone()],
+    };
+    // What a volume does later is made ready: we could not write it.
+    symlink("..2", secrets.join("..new")).expect("made");
+    let (renamed, go) = (secrets.join("..data"), secrets.join("..new"));
+    let (told, wait) = std::sync::mpsc::channel::<()>();
+    let (done, awaited) = std::sync::mpsc::channel();
+    let updater = std::thread::spawn(move || {
+        let _ = wait.recv();
+        let _ = done.send(std::fs::rename(go, renamed));
+    });
+    nix::sys::prctl::set_no_new_privs().expect("our own right");
+    let abi = landlock::restrict(&confinement).expect("rules are right");
+    assert_eq!(std::fs::read_to_string(&token).expect("beside us"), "..1");
+    told.send(()).expect("it waits");
+    awaited.recv().expect("it tells").expect("threads of before are free");
+    updater.join().expect("it ends");
+    assert_eq!(std::fs::read_to_string(&token).expect("what came in its place"), "..2");
+    if abi.is_some_and(|abi| abi >= ABI::V4) {
+        let server = TcpListener::bind("127.0.0.1:0");
+        assert!(
+            server.is_ok_and(|server| is_refused(TcpStream::connect(server.local_addr().expect("bound"))))
+        );
+        let name_server = TcpStream::connect(("127.0.0.1", 53));
+        assert!(is_refused(name_server), "nobody asks it");
+    }
+    if !seccomp::restrict(&confinement).expect("a filter") {
+        return skipped("no seccomp filter for this architecture");
+    }
+    assert!(is_refused(UnixStream::connect("/nowhere")), "no service of root's");
+    UnixStream::pair().expect("signals wake us by it");
+    nix::net::if_::if_nametoindex("lo").expect("by the C library's socket");
+}
+
 #[test]
 #[ignore = "confines its process; the test above runs it"]
 fn confined() {
@@ -51,6 +110,7 @@ fn confined() {
     let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
     let confinement = Confinement {
         has_rings: false,
+        looks_up_names: true,
         spool: Some(&spool),
         relay_port: port(&relay),
         readable: &[std::env::current_exe().expect("a test knows where it is")],
@@ -92,7 +152,7 @@ fn confined() {
     UdpSocket::bind("127.0.0.1:0").expect("name servers are asked by UDP");
 
     // The rest by seccomp.
-    if !seccomp::restrict(confinement.has_rings).expect("a filter") {
+    if !seccomp::restrict(&confinement).expect("a filter") {
         return skipped("no seccomp filter for this architecture");
     }
     assert_eq!(std::thread::spawn(|| 7).join().expect("threads are ours"), 7);
@@ -114,6 +174,11 @@ fn confined() {
         open(AddressFamily::Packet, SockType::Raw, None),
         Err(Errno::EPERM),
         "no rings were asked for"
+    );
+    assert_eq!(
+        open(AddressFamily::Inet, SockType::Stream, Some(SockProtocol::Sctp)),
+        Err(Errno::EPERM),
+        "Landlock knows its ports not"
     );
     assert_eq!(open(AddressFamily::Vsock, SockType::Stream, None), Err(Errno::EPERM));
     assert_eq!(

@@ -31,9 +31,16 @@ impl Filters {
     pub fn compile(expression: Option<&str>, snaplen: u32) -> Self {
         let expression = expression.unwrap_or_default();
         let compile = |link_type| bpf::compile_for_socket(expression, link_type, snaplen).map_err(Arc::new);
-        let mut programs: BTreeMap<u16, Compiled> =
-            LINK_TYPES.into_iter().map(|link_type| (link_type, compile(link_type))).collect();
         let loopback = compile(ETHERNET);
+        let unknown_host = loopback.as_ref().err().filter(|error| names_unknown_host(error)).cloned();
+        let mut programs: BTreeMap<u16, Compiled> = LINK_TYPES
+            .into_iter()
+            .map(|link_type| match &unknown_host {
+                Some(error) => (link_type, Err(Arc::clone(error))),
+                None if link_type == ETHERNET => (link_type, loopback.clone()),
+                None => (link_type, compile(link_type)),
+            })
+            .collect();
         if expression.contains("vlan") && loopback.is_ok() {
             let live = bpf::compile_live(expression, &live_interface(), snaplen).map_err(Arc::new);
             programs.insert(ETHERNET, live);
@@ -67,6 +74,12 @@ impl Filters {
 /// The expression itself is at fault.
 pub fn is_wrong(error: &FilterError) -> bool {
     matches!(error, FilterError::Expression { .. } | FilterError::ZeroSnaplen { .. })
+}
+
+/// No name server knows a name in the expression, or none answers, for which they are waited for long. The other link
+/// types need not ask again.
+fn names_unknown_host(error: &FilterError) -> bool {
+    matches!(error, FilterError::Expression { message, .. } if message.starts_with("unknown host"))
 }
 
 /// An interface with Ethernet frames that libpcap can open: one that is up, `lo` before others.
@@ -120,6 +133,19 @@ mod tests {
         let filters = Filters::compile(Some("ether host 2:0:0:0:0:1"), 96);
         assert!(filters.check().is_ok());
         assert!(is_wrong(&filters.program(RAW_IP, false).expect_err("has no addresses")));
+    }
+
+    /// Asked for once: name servers that do not answer take seconds each time.
+    #[test]
+    fn a_host_that_is_unknown_is_so_for_every_link_type() {
+        let filters = Filters::compile(Some("host unknown.invalid"), 96);
+        let first = filters.program(ETHERNET, true).expect_err("unknown");
+        assert!(names_unknown_host(&first), "{first}");
+        for link_type in LINK_TYPES {
+            let other = filters.program(link_type, false).expect_err("unknown");
+            assert!(Arc::ptr_eq(&first, &other), "{link_type}: {other}");
+        }
+        assert!(filters.check().is_err());
     }
 
     /// Compiled on whatever is there, used on what comes later.

@@ -8,11 +8,11 @@ const NAMES_BYTES_MAX: usize = 8 << 10;
 
 fn trim(names: &mut Vec<String>) {
     let mut bytes = 0;
-    let fits = |name: &String| {
+    let fits = |name: &&String| {
         bytes += name.len();
         bytes <= NAMES_BYTES_MAX
     };
-    let count = names.iter().take_while(|name| fits(name)).count();
+    let count = names.iter().take_while(fits).count();
     names.truncate(count);
 }
 

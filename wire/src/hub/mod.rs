@@ -39,7 +39,9 @@ use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
 use crate::lanes::Lane;
 use crate::ledger::Stage;
-use crate::message::{Announcement, CONTROL_BYTES_MAX, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus};
+use crate::message::{
+    Announcement, CONTROL_BYTES_MAX, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus,
+};
 use crate::pool::Pool;
 use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
 use recent::{Recent, What};

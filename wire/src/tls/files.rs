@@ -117,8 +117,8 @@ pub fn warn_if_open(option: &str, path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.mode());
-        if mode & 0o044 != 0 {
+        let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        if found.is_some_and(|metadata| metadata.mode() & 0o044 != 0) {
             let path = path.display();
             warn!("{option} {path}: others than its owner can read it; chmod 600 {path}");
         }
