@@ -10,6 +10,7 @@ help:
 	@echo 'make sim     20,000 seeds of the protocol, 20,000 of the journal'
 	@echo 'make conformance   the public conformance cases of WebSocket, both roles'
 	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
+	@echo 'make tls-check     sslscan and testssl.sh against a relay'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -34,6 +35,10 @@ sim:
 # Seconds, once built. Needs python3-venv, and PyPI the first time.
 conformance:
 	CARGO='$(CARGO)' bench/conformance.sh
+
+# A minute or two. Installs sslscan and testssl.sh.
+tls-check:
+	CARGO='$(CARGO)' bench/tls_check.sh
 
 # What it finds stands in fuzz/artifacts, with the command that shows it again.
 SECONDS_EACH ?= 60

@@ -13,6 +13,8 @@ for pair in "${needed[@]}"; do
 done
 # libpcap compiles the filters; it is loaded when one is asked for.
 ldconfig -p 2>/dev/null | grep -q 'libpcap\.so' || missing+=(libpcap0.8)
+# What bench/conformance.sh installs from PyPI goes into an environment of its own.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 # The C library's headers come with a compiler only on some systems.
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0

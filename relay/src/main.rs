@@ -19,6 +19,7 @@ mod token_command;
 mod worker;
 
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,9 @@ use gate::Gate;
 use inbox::Inboxes;
 use rights::Rights;
 use worker::{Shared, Worker};
+
+/// Connections that the kernel keeps until they are accepted; net.core.somaxconn bounds it, too.
+const WAITING_MAX: i32 = 4096;
 
 fn main() -> ExitCode {
     wire::process::protect();
@@ -81,6 +85,10 @@ fn run(config: &Config, rights: Arc<Rights>) -> Result<(), String> {
     let connections = descriptors::raise(config.connections, config.workers);
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
+    // mio asks for 128: a thousand that come at once would have the kernel drop some, with a second's wait.
+    socket2::SockRef::from(&listener.as_fd())
+        .listen(WAITING_MAX)
+        .map_err(|error| format!("--listen {listen}: {error}"))?;
     let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;
     if config.insecure && !address.ip().is_loopback() {
         let (encrypted, asked) = (rights.tls().is_some(), rights.asks());

@@ -120,8 +120,9 @@ impl Rights {
 
     /// Whether what `who` has proved has run out by itself.
     pub fn has_expired(who: &Who, now_s: u64) -> bool {
-        let certificate = who.certificate.as_ref().map(|certificate| certificate.not_after_s);
-        [who.grant.expires_s(), certificate].into_iter().flatten().any(|end_s| now_s >= end_s)
+        // The last second of a certificate belongs to it (RFC 5280, section 4.1.2.5).
+        who.grant.expires_s().is_some_and(|end_s| now_s >= end_s)
+            || who.certificate.as_ref().is_some_and(|certificate| now_s > certificate.not_after_s)
     }
 }
 

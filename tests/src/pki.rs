@@ -100,15 +100,26 @@ pub struct Leaf<'a> {
 impl Leaf<'_> {
     /// Writes the certificate and its key.
     pub fn write(&self, issuer: &Issuer<'_, KeyPair>, cert: &Path, key: &Path) {
+        let not_after = OffsetDateTime::now_utc() + time::Duration::days(self.days_left);
+        self.write_until(not_after, issuer, cert, key);
+    }
+
+    /// The same with an end to the second.
+    pub fn write_until(
+        &self,
+        not_after: OffsetDateTime,
+        issuer: &Issuer<'_, KeyPair>,
+        cert: &Path,
+        key: &Path,
+    ) {
         let names: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.extended_key_usages = vec![match self.is_client {
             true => ExtendedKeyUsagePurpose::ClientAuth,
             false => ExtendedKeyUsagePurpose::ServerAuth,
         }];
-        let now = OffsetDateTime::now_utc();
-        params.not_before = now - time::Duration::days(100);
-        params.not_after = now + time::Duration::days(self.days_left);
+        params.not_before = OffsetDateTime::now_utc() - time::Duration::days(100);
+        params.not_after = not_after;
         let pair = KeyPair::generate().expect("a key");
         let signed = params.signed_by(&pair, issuer).expect("a certificate");
         std::fs::write(cert, signed.pem()).expect("written");

@@ -41,7 +41,7 @@ impl Worker {
     }
 
     fn let_in(&mut self, stream: TcpStream, address: SocketAddr, now: Instant) -> Result<(), String> {
-        let admission = self.gate.admit(address.ip()).map_err(|refusal| refusal.to_string())?;
+        let admission = self.admit(address.ip()).map_err(|refusal| refusal.to_string())?;
         self.make_room_for_stranger(admission.address());
         let charge = self.pool.charge(CONNECTION_BYTES).or_else(|| {
             self.shed();
@@ -55,6 +55,23 @@ impl Worker {
         let (role, who, address) = (Role::Stranger, None, address.to_string());
         self.adopt(Newcomer { connection, role, who, address, admission }, now);
         Ok(())
+    }
+
+    /// Where the bounds on connections are reached, the oldest stranger that counts makes room.
+    fn admit(&mut self, address: IpAddr) -> Result<Admission, Refusal> {
+        self.gate.admit(address).or_else(|refusal| {
+            let oldest = match refusal {
+                Refusal::Connections { .. } => self.strangers.front(),
+                Refusal::PerAddress { .. } => {
+                    let address = gate::network(address);
+                    self.strangers.iter().find(|(_, from)| *from == address)
+                }
+            };
+            let Some((id, _)) = oldest.copied() else { return Err(refusal) };
+            self.strangers_evicted += 1;
+            self.remove(id);
+            self.gate.admit(address)
+        })
     }
 
     fn make_room_for_stranger(&mut self, address: IpAddr) {

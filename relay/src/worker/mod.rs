@@ -28,7 +28,7 @@ use wire::pool::Pool;
 use wire::secret::Secret;
 
 use crate::config::Config;
-use crate::gate::{Attempts, Gate};
+use crate::gate::{self, Admission, Attempts, Gate, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
