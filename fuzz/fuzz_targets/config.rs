@@ -22,7 +22,7 @@ fuzz_target!(|input: &str| {
     }
     if let Ok(url) = RelayUrl::parse(input) {
         assert!(!url.host().is_empty() && url.port() > 0 && url.path().starts_with('/'));
-        assert!(wire::connection::fuzzing::client_request(&url).is_ok(), "{input:?}");
+        assert!(wire::connection::fuzzing::client_request(&url, &Default::default()).is_ok(), "{input:?}");
     }
     let globs: Vec<String> = input.split('\n').map(str::to_owned).collect();
     let selection = Selection { sniffers: globs.clone(), interfaces: globs, ..Selection::default() };

@@ -37,7 +37,13 @@ fuzz_target!(|ops: Vec<Op>| {
             Op::Welcome { protocol, instance } => {
                 let instance = Epoch(u64::from(instance % 3));
                 let protocol = u32::from(protocol % 8 != 0);
-                let welcome = Control::Welcome { protocol, instance, agent: String::new(), clock_ns: 0 };
+                let welcome = Control::Welcome {
+                    protocol,
+                    instance,
+                    agent: String::new(),
+                    clock_ns: 0,
+                    sees: Vec::new(),
+                };
                 control(&mut downlink, welcome);
             }
             Op::Subscribed { streams } => control(&mut downlink, Control::Subscribed { streams }),

@@ -3,10 +3,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use wire::connection::HANDSHAKE_BYTES_MAX;
-use wire::connection::fuzzing::{ServerReply, client_response, server_request};
+use wire::connection::fuzzing::{Policy, ServerReply, client_response, server_request};
 
 fuzz_target!(|input: &[u8]| {
-    match server_request(input) {
+    let policy = Policy::default();
+    match server_request(input, &policy) {
         None => assert!(input.len() < HANDSHAKE_BYTES_MAX),
         Some(ServerReply::Upgrade { response, consumed }) => {
             assert!(consumed <= input.len() && response.starts_with(b"HTTP/1.1 101 "));
@@ -17,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(!reason.contains(|c: char| c.is_control()), "{reason:?}");
         }
     }
-    match client_response(input, "dGhlIHNhbXBsZSBub25jZQ==") {
+    match client_response(input, "dGhlIHNhbXBsZSBub25jZQ==", &policy) {
         Ok(None) => assert!(input.len() < HANDSHAKE_BYTES_MAX),
         Ok(Some(consumed)) => assert!(consumed <= input.len()),
         Err(error) => assert!(error.to_string().len() < 64 << 10),

@@ -10,7 +10,7 @@ use fuzz::ops::{Announced, BLOCK_BYTES_MAX, Block, Key, Notice, Number, Place, W
 use libfuzzer_sys::fuzz_target;
 use wire::block::Epoch;
 use wire::downlink::Downlink;
-use wire::hub::{Hub, HubConfig, Output, PeerId};
+use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Cursor, Envelope};
 
 const CONFIG: HubConfig = HubConfig { viewer_queue_bytes: 4096, recent_bytes: 8192 };
@@ -132,12 +132,13 @@ impl World {
             Op::Publisher { peer, epoch, home } => {
                 let [epoch, home] = [epoch, home].map(|value| Epoch(u64::from(value % 4)));
                 self.leave(publisher(peer));
-                self.hub.add_publisher(publisher(peer), "host".into(), epoch, home, "address".into());
+                let run = Run { owner: "one".into(), name: "host".into(), epoch, home };
+                self.hub.add_publisher(publisher(peer), run, "address".into()).expect("one owner");
             }
             Op::Viewer { peer, wanted, cursors } => {
                 let cursors: Vec<Cursor> = cursors.into_iter().map(Place::value).collect();
                 let peer = viewer(peer);
-                let done = self.hub.add_viewer(peer, &wanted.value(), &cursors);
+                let done = self.hub.add_viewer(peer, &wanted.value(), &["*".to_owned()], &cursors);
                 self.checked(peer, done);
             }
             Op::SoundViewer { peer } => self.connect(sound_viewer(peer)),
@@ -195,11 +196,17 @@ impl World {
         let (downlink, messages) = self.sound.entry(peer).or_insert_with(fresh);
         *messages = 0;
         downlink.handle_connected(0);
-        let welcome = Control::Welcome { protocol: 1, instance: Epoch(1), agent: "fuzz".into(), clock_ns: 0 };
+        let welcome = Control::Welcome {
+            protocol: 1,
+            instance: Epoch(1),
+            agent: "fuzz".into(),
+            clock_ns: 0,
+            sees: Vec::new(),
+        };
         downlink.handle_control(welcome, 0).expect("a welcome of ours");
         while let Some(control) = downlink.poll_control() {
             if let Control::Subscribe { selection, cursors } = control {
-                self.hub.add_viewer(peer, &selection, &cursors).expect("no globs");
+                self.hub.add_viewer(peer, &selection, &["*".to_owned()], &cursors).expect("no globs");
             }
         }
     }

@@ -113,7 +113,13 @@ fuzz_target!(|input: (bool, Vec<Op>)| {
             Op::Welcome { protocol } => {
                 let protocol = u32::from(protocol % 8 != 0);
                 let instance = Epoch(7);
-                let welcome = Control::Welcome { protocol, instance, agent: String::new(), clock_ns: 0 };
+                let welcome = Control::Welcome {
+                    protocol,
+                    instance,
+                    agent: String::new(),
+                    clock_ns: 0,
+                    sees: Vec::new(),
+                };
                 told = uplink.handle_control(welcome, 0);
             }
             Op::Ack { acks } => {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use wire::Interface;
 use wire::block::{Epoch, HEADER_BYTES, Kind, PackedBlock};
 use wire::connection::RelayUrl;
+use wire::connection::fuzzing::{Policy, client_request};
 use wire::description::Description;
 use wire::journal::{Config, Journal, RealFs};
 use wire::ledger::{InterfaceTotals, Losses, Outage, OutageKind, Report, Stage};
@@ -200,7 +201,13 @@ fn message_seeds() -> Vec<Vec<u8>> {
             clock_ns: 7,
             token: Some(wire::secret::Secret::new("rct_a_b")),
         },
-        Control::Welcome { protocol: 1, instance: Epoch(3), agent, clock_ns: 8 },
+        Control::Welcome {
+            protocol: 1,
+            instance: Epoch(3),
+            agent,
+            clock_ns: 8,
+            sees: vec!["web-*".to_owned()],
+        },
         Control::Stream(announcement),
         Control::Ack { streams: vec![StreamAck { received: place, settled: 2 }] },
         Control::Takers { viewers: 2, marks: true },
@@ -294,7 +301,7 @@ fn handshake_seeds() -> Vec<Vec<u8>> {
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03".to_vec(),
     ];
     if let Ok(url) = RelayUrl::parse("ws://relay.example.net:9440/path")
-        && let Ok((request, _)) = wire::connection::fuzzing::client_request(&url)
+        && let Ok((request, _)) = client_request(&url, &Policy::default())
     {
         seeds.push(request);
     }

@@ -44,7 +44,7 @@ pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use super::handshake::{ServerReply, client_request, client_response, server_request};
+    pub use super::handshake::{Policy, ServerReply, client_request, client_response, server_request};
     pub use super::websocket::{Deframer, Polled};
 }
 
