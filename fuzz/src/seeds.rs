@@ -237,7 +237,7 @@ fn message_seeds() -> Vec<Vec<u8>> {
         Control::End { place, reason: reason.clone() },
         Control::Gone { place, reason: reason.clone(), ended: true },
         Control::List,
-        Control::Streams { streams: vec![status] },
+        Control::Streams { streams: vec![status], omitted: 0 },
         Control::Ping { clock_ns: 1 },
         Control::Pong { ping_ns: 1, clock_ns: 2 },
         Control::Error { reason },

@@ -176,7 +176,7 @@ fn accept(request: &Request, policy: &Policy) -> Result<Vec<u8>, Refusal> {
     }
     if !has_token(headers, "Connection", "Upgrade") || !has_token(headers, "Upgrade", "websocket") {
         return Err(Refusal::upgrade(format!(
-            "GET {}: plain HTTP; this is a Ringcast relay, which speaks WebSocket: use viewer --relay ws://...",
+            "GET {}: plain HTTP; this is a Ringcast relay, which speaks WebSocket: use viewer --relay",
             repeated(request.uri().path().as_bytes())
         )));
     }
