@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use rustls_pki_types::ServerName;
 use thiserror::Error;
+use tungstenite::http::Uri;
 
 use crate::message::DEFAULT_PORT;
 
@@ -66,7 +67,14 @@ impl RelayUrl {
             return fail("no host");
         }
         let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if !plain(host) || !plain(path) || path.contains('#') || host.contains(['?', '#', '\\']) {
+        // What the request cannot carry would fail at each attempt to connect.
+        let is_target = |path: &str| path.parse::<Uri>().is_ok();
+        if !plain(host)
+            || !plain(path)
+            || path.contains('#')
+            || !is_target(path)
+            || host.contains(['?', '#', '\\'])
+        {
             return fail("characters that do not belong in a url");
         }
         let port = match port.map(str::parse) {
@@ -187,6 +195,7 @@ mod tests {
             ("ws://me:secret@relay", "passwords"),
             ("ws://re lay", "characters"),
             ("ws://relay/a b", "characters"),
+            ("ws://relay/a>b", "characters"),
         ] {
             let error = RelayUrl::parse(text).expect_err(text).to_string();
             assert!(error.contains(problem), "{text}: {error}");
