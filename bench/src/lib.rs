@@ -9,10 +9,15 @@
 //! `replay` makes the namespaces, starts a chain, then the generator, and reports; each packet has a
 //! number, so what is lost is known to the packet. See README.md beside this crate.
 
+pub mod chain;
 pub mod figures;
 pub mod frames;
+pub mod group;
+pub mod measure;
 pub mod numbers;
 pub mod pace;
+pub mod report;
 #[allow(unsafe_code)] // sendmmsg(2) over frames in memory: see the head of the module
 pub mod sender;
 pub mod stream;
+pub mod testbed;
