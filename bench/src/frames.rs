@@ -64,7 +64,7 @@ impl std::fmt::Display for Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Payload {
-    /// HTTP requests that differ in their path: what LZ4 likes.
+    /// HTTP requests that differ in their path: LZ4 shrinks large frames of them to 0.03.
     Text,
     /// Lines of an access log: LZ4 shrinks large frames of them to 0.39, at several times the cost.
     Log,
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn payloads_are_what_they_say() {
         let [text, log, random] = [Payload::Text, Payload::Log, Payload::Random].map(packed_share);
-        assert!((0.05..0.2).contains(&text), "{text}");
+        assert!((0.02..0.1).contains(&text), "{text}");
         assert!((0.3..0.5).contains(&log), "{log}");
         assert!(random > 0.95, "{random}"); // headers shrink
     }

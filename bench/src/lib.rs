@@ -20,4 +20,5 @@ pub mod report;
 #[allow(unsafe_code)] // sendmmsg(2) over frames in memory: see the head of the module
 pub mod sender;
 pub mod stream;
+pub mod svg;
 pub mod testbed;
