@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test sim fuzz conformance tls-check lint clean
+.PHONY: help setup build demo test sim fuzz conformance tls-check bench-instructions lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -10,6 +10,7 @@ help:
 	@echo 'make sim     20,000 seeds of the protocol, 20,000 of the journal'
 	@echo 'make conformance   the public conformance cases of WebSocket, both roles'
 	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
+	@echo 'make bench-instructions   instructions of the hot functions, against those expected'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -39,6 +40,10 @@ conformance:
 SECONDS_EACH ?= 60
 fuzz:
 	bench/fuzz.sh $(SECONDS_EACH)
+
+# Half a minute, once built. bench/instructions.sh --update writes what is expected.
+bench-instructions:
+	CARGO='$(CARGO)' bench/instructions.sh
 
 lint: setup
 	$(CARGO) fmt --all --check
