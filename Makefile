@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test sim fuzz conformance tls-check lint clean
+.PHONY: help setup build demo test sim fuzz conformance tls-check bench-instructions lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -11,6 +11,7 @@ help:
 	@echo 'make conformance   the public conformance cases of WebSocket, both roles'
 	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
 	@echo 'make tls-check     sslscan and testssl.sh against a relay'
+	@echo 'make bench-instructions   instructions of the hot functions, against those expected'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
@@ -44,6 +45,10 @@ tls-check:
 SECONDS_EACH ?= 60
 fuzz:
 	bench/fuzz.sh $(SECONDS_EACH)
+
+# Half a minute, once built. bench/instructions.sh --update writes what is expected.
+bench-instructions:
+	CARGO='$(CARGO)' bench/instructions.sh
 
 lint: setup
 	$(CARGO) fmt --all --check

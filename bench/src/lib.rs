@@ -1,0 +1,24 @@
+//! Load tests of the whole chain, on one machine.
+//!
+//! ```text
+//!  core 0                          core 1
+//!  generate --veth--> ring of the chain under test --pipe--> count
+//!                     (sniffer, relay, viewer, or another)
+//! ```
+//!
+//! `replay` makes the namespaces, starts a chain, then the generator, and reports; each packet has a
+//! number, so what is lost is known to the packet. See README.md beside this crate.
+
+pub mod chain;
+pub mod figures;
+pub mod frames;
+pub mod group;
+pub mod measure;
+pub mod numbers;
+pub mod pace;
+pub mod report;
+#[allow(unsafe_code)] // sendmmsg(2) over frames in memory: see the head of the module
+pub mod sender;
+pub mod stream;
+pub mod svg;
+pub mod testbed;
