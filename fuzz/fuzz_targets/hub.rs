@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use arbitrary::Arbitrary;
 use fuzz::ops::{Announced, BLOCK_BYTES_MAX, Block, Key, Notice, Number, Place, Wanted};
 use libfuzzer_sys::fuzz_target;
+use wire::access::Grant;
 use wire::block::Epoch;
 use wire::downlink::Downlink;
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
@@ -138,7 +139,7 @@ impl World {
             Op::Viewer { peer, wanted, cursors } => {
                 let cursors: Vec<Cursor> = cursors.into_iter().map(Place::value).collect();
                 let peer = viewer(peer);
-                let done = self.hub.add_viewer(peer, &wanted.value(), &["*".to_owned()], &cursors);
+                let done = self.hub.add_viewer(peer, &wanted.value(), &Grant::anyone(), &cursors);
                 self.checked(peer, done);
             }
             Op::SoundViewer { peer } => self.connect(sound_viewer(peer)),
@@ -206,7 +207,7 @@ impl World {
         downlink.handle_control(welcome, 0).expect("a welcome of ours");
         while let Some(control) = downlink.poll_control() {
             if let Control::Subscribe { selection, cursors } = control {
-                self.hub.add_viewer(peer, &selection, &["*".to_owned()], &cursors).expect("no globs");
+                self.hub.add_viewer(peer, &selection, &Grant::anyone(), &cursors).expect("no globs");
             }
         }
     }

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use wire::access::Grant;
 use wire::block::{Epoch, PackedBlock, StreamKey};
 use wire::connection::{apply_mask, copy_masked};
 use wire::hub::{Hub, HubConfig, PeerId, Run};
@@ -128,7 +129,7 @@ fn hub(criterion: &mut Criterion) {
         hub.handle_stream(sniffer, announcement).expect("a publisher");
         let all: Vec<PeerId> = (2..2 + viewers).map(PeerId).collect();
         for viewer in &all {
-            hub.add_viewer(*viewer, &Selection::default(), &["*".into()], &[]).expect("globs");
+            hub.add_viewer(*viewer, &Selection::default(), &Grant::anyone(), &[]).expect("globs");
         }
         let (mut packer, frames, mut sent) = (packer(), frames(true), 0);
         let mut group = criterion.benchmark_group("forward a block");

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use bench::frames::{Frames, Payload, Size};
 use clap::{Parser, ValueEnum};
+use wire::access::Grant;
 use wire::block::{Epoch, PackedBlock, StreamKey};
 use wire::connection::copy_masked;
 use wire::hub::{Hub, HubConfig, PeerId, Run};
@@ -176,7 +177,7 @@ fn forward(rounds: usize) -> Option<u64> {
     hub.handle_stream(sniffer, announcement).ok()?;
     let viewers = (2..2 + FORWARD_VIEWERS).map(PeerId);
     for viewer in viewers.clone() {
-        hub.add_viewer(viewer, &Selection::default(), &["*".into()], &[]).ok()?;
+        hub.add_viewer(viewer, &Selection::default(), &Grant::anyone(), &[]).ok()?;
     }
     let mut packer = packer();
     let mut blocks = VecDeque::new();

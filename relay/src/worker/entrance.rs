@@ -217,8 +217,8 @@ impl Worker {
         if peer.subscription.is_some() {
             return Err(Fault::Peer("a second subscription".to_owned()));
         }
-        let sees = peer.who.as_ref().map_or(&[][..], |who| who.grant.sees());
-        let added = self.hub.add_viewer(PeerId(id), &selection, sees, cursors);
+        let Some(who) = &peer.who else { return Ok(()) };
+        let added = self.hub.add_viewer(PeerId(id), &selection, &who.grant, cursors);
         added.map_err(|error| Fault::Peer(error.to_string()))?;
         let what = selection_text(&selection);
         let (who, from) = (peer.owner(), &peer.address);

@@ -35,6 +35,20 @@ impl Grant {
         Self(None)
     }
 
+    /// What an entry grants that lets its holder see these.
+    #[cfg(test)]
+    pub(crate) fn to_see(globs: &[&str]) -> Self {
+        Self::new(&Entry {
+            name: "a test".to_owned(),
+            role: Role::Subscribe,
+            publish: Vec::new(),
+            see: globs.iter().map(|glob| (*glob).to_owned()).collect(),
+            expires_s: None,
+            credential: Credential::Certificate { name: "a test".to_owned() },
+        })
+        .expect("globs")
+    }
+
     /// The name of the entry, for the log; `anyone` without one.
     pub fn name(&self) -> &str {
         self.0.as_ref().map_or(ANYONE, |granted| &granted.entry.name)

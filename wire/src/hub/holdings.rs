@@ -2,8 +2,9 @@
 //! bounded for each owner, so that one that announces without end is refused before others suffer.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use crate::block::StreamKey;
+use crate::block::{Epoch, StreamKey};
 use crate::message::StreamStatus;
 use crate::pool::{Charge, Pool};
 
@@ -16,6 +17,8 @@ const OWNER_BYTES_MAX: usize = 128 << 20;
 /// What a stream costs besides its texts, and each text besides its characters.
 const STREAM_BYTES: usize = 1024;
 const TEXT_BYTES: usize = 48;
+/// The owner of what another worker has.
+const ANOTHER_WORKER: &str = "";
 /// What a notice costs.
 pub(super) const NOTICE_BYTES: usize = 160;
 
@@ -33,17 +36,24 @@ pub(super) enum Full {
 pub(super) struct Holdings {
     pool: Option<Pool>,
     streams: HashMap<StreamKey, Holding>,
+    /// All streams of a run are its owner's.
+    runs: HashMap<Epoch, OwnedRun>,
     owners: HashMap<String, Held>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Holding {
-    owner: String,
     bytes: usize,
     charge: Option<Charge>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
+struct OwnedRun {
+    owner: String,
+    streams: usize,
+}
+
+#[derive(Debug, Default)]
 struct Held {
     streams: usize,
     bytes: usize,
@@ -66,64 +76,91 @@ impl Holdings {
         self.owners.get(owner).map_or(0, |held| held.streams)
     }
 
-    /// A stream takes so many bytes now. Where that is too much nothing changes.
-    pub fn set(&mut self, key: StreamKey, owner: &str, bytes: usize) -> Result<(), Full> {
-        let former = self.streams.get(&key).map(|holding| (holding.owner.clone(), holding.bytes));
-        let is_new = former.is_none();
-        let former_bytes = former.as_ref().map_or(0, |(_, bytes)| *bytes);
-        let held = self.owners.get(owner).copied().unwrap_or_default();
-        if is_new && held.streams >= STREAMS_PER_OWNER_MAX {
+    /// Whose a run is, as long as a stream of it is remembered; nobody's here if another worker has it.
+    pub fn owner_of(&self, epoch: Epoch) -> Option<&str> {
+        self.runs.get(&epoch).map(|run| run.owner.as_str())
+    }
+
+    /// The owner of a run announces a stream of it, which takes so many bytes. Where that is too much
+    /// nothing changes.
+    pub fn announce(&mut self, key: StreamKey, owner: &str, bytes: usize) -> Result<(), Full> {
+        let is_new = !self.streams.contains_key(&key);
+        if is_new && self.streams_of(owner) >= STREAMS_PER_OWNER_MAX {
             return Err(Full::Streams);
         }
-        let most = self.pool.as_ref().map_or(OWNER_BYTES_MAX, |pool| pool.budget_bytes() / OWNER_SHARE);
-        if bytes > former_bytes && held.bytes - former_bytes.min(held.bytes) + bytes > most {
+        self.remember(key, owner);
+        let resized = self.resize(key, bytes);
+        if is_new && resized.is_err() {
+            self.forget(key);
+        }
+        resized
+    }
+
+    /// Another worker, which has the bounds, tells of a stream; here it counts as far as there is room.
+    pub fn mirror(&mut self, key: StreamKey, bytes: usize) {
+        self.remember(key, ANOTHER_WORKER);
+        let _ = self.resize(key, bytes);
+    }
+
+    fn remember(&mut self, key: StreamKey, owner: &str) {
+        if let Entry::Vacant(vacant) = self.streams.entry(key) {
+            vacant.insert(Holding::default());
+            let run = self.runs.entry(key.epoch);
+            let run = run.or_insert_with(|| OwnedRun { owner: owner.to_owned(), streams: 0 });
+            run.streams += 1;
+            self.owners.entry(run.owner.clone()).or_default().streams += 1;
+        }
+    }
+
+    fn resize(&mut self, key: StreamKey, bytes: usize) -> Result<(), Full> {
+        let (Some(holding), Some(run)) = (self.streams.get_mut(&key), self.runs.get(&key.epoch)) else {
+            return Ok(());
+        };
+        let Some(held) = self.owners.get_mut(&run.owner) else { return Ok(()) };
+        let most = match &self.pool {
+            _ if run.owner == ANOTHER_WORKER => usize::MAX,
+            Some(pool) => pool.budget_bytes() / OWNER_SHARE,
+            None => OWNER_BYTES_MAX,
+        };
+        let all_bytes = held.bytes - holding.bytes + bytes;
+        if bytes > holding.bytes && all_bytes > most {
             return Err(Full::Memory);
         }
-        if let Some(holding) = self.streams.get_mut(&key) {
-            let is_counted = holding.charge.as_mut().is_none_or(|charge| charge.set(bytes));
-            if !is_counted {
-                return Err(Full::Memory);
-            }
-            holding.bytes = bytes;
-        } else {
-            let charge = match &self.pool {
-                Some(pool) => Some(pool.charge(bytes).ok_or(Full::Memory)?),
-                None => None,
-            };
-            self.streams.insert(key, Holding { owner: owner.to_owned(), bytes, charge });
+        match (&mut holding.charge, &self.pool) {
+            (Some(charge), _) => charge.set(bytes).then_some(()).ok_or(Full::Memory)?,
+            (None, Some(pool)) => holding.charge = Some(pool.charge(bytes).ok_or(Full::Memory)?),
+            (None, None) => {}
         }
-        let of = former.map_or(owner.to_owned(), |(of, _)| of);
-        let held = self.owners.entry(of).or_default();
-        held.streams += usize::from(is_new);
-        held.bytes = held.bytes + bytes - former_bytes.min(held.bytes);
+        (held.bytes, holding.bytes) = (all_bytes, bytes);
         Ok(())
     }
 
     /// A stream takes `more` bytes; `false`, and it does not, where that is too much.
     pub fn grow(&mut self, key: StreamKey, more: usize) -> bool {
-        let Some((owner, bytes)) = self.streams.get(&key).map(|one| (one.owner.clone(), one.bytes)) else {
-            return true;
-        };
-        self.set(key, &owner, bytes + more).is_ok()
+        let bytes = self.streams.get(&key).map_or(0, |holding| holding.bytes);
+        self.resize(key, bytes + more).is_ok()
     }
 
     /// A stream takes `less` bytes.
     pub fn shrink(&mut self, key: StreamKey, less: usize) {
-        if let Some((owner, bytes)) = self.streams.get(&key).map(|one| (one.owner.clone(), one.bytes)) {
-            // Less is always possible.
-            let _ = self.set(key, &owner, bytes.saturating_sub(less).max(1));
-        }
+        let bytes = self.streams.get(&key).map_or(0, |holding| holding.bytes);
+        let _ = self.resize(key, bytes.saturating_sub(less)); // less is always possible
     }
 
     /// A stream is forgotten.
     pub fn forget(&mut self, key: StreamKey) {
         let Some(holding) = self.streams.remove(&key) else { return };
-        if let Some(held) = self.owners.get_mut(&holding.owner) {
-            held.streams = held.streams.saturating_sub(1);
-            held.bytes = held.bytes.saturating_sub(holding.bytes);
+        let Entry::Occupied(mut run) = self.runs.entry(key.epoch) else { return };
+        run.get_mut().streams -= 1;
+        if let Some(held) = self.owners.get_mut(&run.get().owner) {
+            held.streams -= 1;
+            held.bytes -= holding.bytes;
             if held.streams == 0 {
-                self.owners.remove(&holding.owner);
+                self.owners.remove(&run.get().owner);
             }
+        }
+        if run.get().streams == 0 {
+            run.remove();
         }
     }
 }
@@ -133,8 +170,9 @@ mod tests {
     use super::*;
     use crate::block::Epoch;
 
-    fn key(stream: u32) -> StreamKey {
-        StreamKey { epoch: Epoch(1), stream }
+    /// A stream of a run of its own.
+    fn key(number: u32) -> StreamKey {
+        StreamKey { epoch: Epoch(number.into()), stream: 0 }
     }
 
     #[test]
@@ -142,19 +180,37 @@ mod tests {
         let pool = Pool::new(8000);
         let mut holdings = Holdings::default();
         holdings.set_budget(pool.clone());
-        assert_eq!(holdings.set(key(1), "a", 600), Ok(()));
-        assert_eq!(holdings.set(key(2), "a", 500), Err(Full::Memory));
-        assert_eq!(holdings.set(key(2), "b", 500), Ok(()));
-        assert_eq!(holdings.set(key(1), "a", 900), Ok(()), "it replaces what was");
+        assert_eq!(holdings.announce(key(1), "a", 600), Ok(()));
+        assert_eq!(holdings.announce(key(2), "a", 500), Err(Full::Memory));
+        assert_eq!((holdings.owner_of(Epoch(1)), holdings.owner_of(Epoch(2))), (Some("a"), None));
+        assert_eq!(holdings.announce(key(2), "b", 500), Ok(()));
+        assert_eq!(holdings.announce(key(1), "a", 900), Ok(()), "it replaces what was");
         assert_eq!((pool.used_bytes(), holdings.streams_of("a")), (1400, 1));
         assert!(!holdings.grow(key(1), 200));
         holdings.shrink(key(1), 500);
         assert!(holdings.grow(key(1), 200));
         assert_eq!(pool.used_bytes(), 1100);
         holdings.forget(key(1));
-        assert_eq!((pool.used_bytes(), holdings.streams_of("a")), (500, 0));
+        assert_eq!(
+            (pool.used_bytes(), holdings.streams_of("a"), holdings.owner_of(Epoch(1))),
+            (500, 0, None)
+        );
         let _all = pool.charge(7500).expect("the rest");
-        assert_eq!(holdings.set(key(3), "c", 1), Err(Full::Memory), "the budget is used up");
-        assert_eq!(holdings.streams_of("c"), 0);
+        assert_eq!(holdings.announce(key(3), "c", 1), Err(Full::Memory), "the budget is used up");
+        assert_eq!((holdings.streams_of("c"), holdings.owner_of(Epoch(3))), (0, None));
+    }
+
+    #[test]
+    fn what_another_worker_has_is_nobodys_here() {
+        let pool = Pool::new(8000);
+        let mut holdings = Holdings::default();
+        holdings.set_budget(pool.clone());
+        holdings.mirror(key(1), 5000);
+        assert_eq!((pool.used_bytes(), holdings.owner_of(Epoch(1))), (5000, Some("")), "beyond any share");
+        holdings.mirror(key(2), 5000);
+        assert_eq!((pool.used_bytes(), holdings.owner_of(Epoch(2))), (5000, Some("")), "there is no room");
+        holdings.forget(key(1));
+        holdings.forget(key(2));
+        assert_eq!((pool.used_bytes(), holdings.streams_of("")), (0, 0));
     }
 }

@@ -28,14 +28,12 @@ impl Hub {
             let is_its = |(of, one): (&PeerId, &Publisher)| {
                 *of != peer && !one.is_worker && one.run.epoch == key.epoch
             };
-            // Nor may it be of another owner, who would find its run taken when it comes back.
-            if self.publishers.iter().any(is_its)
-                || !self.streams.contains_key(&key) && self.is_of_another(key.epoch, &publisher.run.owner)
-            {
+            if self.publishers.iter().any(is_its) {
                 return Err(HubError::Foreign { key });
             }
         }
-        if self.streams.get(&key).is_some_and(|known| known.owner != publisher.run.owner) {
+        // Its owner would find its run taken when it comes back.
+        if self.is_of_another(key.epoch, &publisher.run.owner) {
             return Err(HubError::Foreign { key });
         }
         if interfaces.is_empty()
@@ -66,7 +64,7 @@ impl Hub {
             }
         }
         let noticed = self.streams.get(&key).map_or(0, |known| known.notices.len()) * NOTICE_BYTES;
-        self.holdings.set(key, &owner, bytes_of(&status) + noticed).map_err(|full| match full {
+        self.holdings.announce(key, &owner, bytes_of(&status) + noticed).map_err(|full| match full {
             Full::Streams => HubError::TooManyOfOwner,
             Full::Memory => HubError::Memory { key },
         })?;
@@ -78,8 +76,7 @@ impl Hub {
     /// An upstream worker joined us to one of its streams, or says that its sniffer is away.
     pub fn handle_join(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
         let (key, is_away) = (status.key, status.state == AWAY);
-        // Its owner's hub has the bounds; here it only counts, if there is room for that.
-        let _ = self.holdings.set(key, "", bytes_of(&status));
+        self.holdings.mirror(key, bytes_of(&status));
         self.open_stream(peer, status, next_sequence);
         if is_away
             && let Some(stream) = self.streams.get_mut(&key)
@@ -91,10 +88,8 @@ impl Hub {
 
     pub(super) fn open_stream(&mut self, peer: PeerId, status: StreamStatus, next_sequence: u64) {
         let key = status.key;
-        let owner = self.publishers.get(&peer).map(|publisher| publisher.run.owner.clone());
         let stream = self.streams.entry(key).or_insert_with(|| Stream {
             status: status.clone(),
-            owner: owner.unwrap_or_default(),
             state: State::Live,
             publisher: None,
             description: None,

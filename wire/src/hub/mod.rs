@@ -35,6 +35,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use thiserror::Error;
 
+use crate::access::Grant;
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
 use crate::lanes::Lane;
@@ -183,8 +184,6 @@ enum State {
 #[derive(Debug)]
 struct Stream {
     status: StreamStatus,
-    /// Who announced it first; empty if it is another worker's.
-    owner: String,
     state: State,
     publisher: Option<PeerId>,
     /// The last description block, for those who join.

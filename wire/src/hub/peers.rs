@@ -24,10 +24,10 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether a run has a stream that is not this owner's. Runs of one spool meet at the same worker,
-    /// so what another worker has is another's.
+    /// Whether a run is not this owner's. Runs of one spool meet at the same worker, so what another
+    /// worker has is another's.
     pub(super) fn is_of_another(&self, epoch: Epoch, owner: &str) -> bool {
-        self.streams.iter().any(|(key, stream)| key.epoch == epoch && stream.owner != owner)
+        self.holdings.owner_of(epoch).is_some_and(|of| of != owner)
     }
 
     /// Another worker, which takes all streams of our own and passes on its own.
@@ -37,16 +37,15 @@ impl Hub {
     }
 
     /// A viewer subscribed: every stream that matches is joined, from its next block on, or from where
-    /// `cursors` say that the viewer is. Of sniffers whose name no glob in `sees` matches it learns
-    /// nothing.
+    /// `cursors` say that the viewer is. Of sniffers that its grant does not let it see it learns nothing.
     pub fn add_viewer(
         &mut self,
         peer: PeerId,
         selection: &Selection,
-        sees: &[String],
+        grant: &Grant,
         cursors: &[Cursor],
     ) -> Result<(), HubError> {
-        let matcher = Matcher::within(selection, sees)?;
+        let matcher = Matcher::within(selection, grant)?;
         self.remove_viewer(peer);
         let mut viewer = Viewer::new(matcher, selection, self.config.viewer_queue_bytes);
         viewer.cursors = cursors.iter().map(|cursor| (cursor.key, *cursor)).collect();

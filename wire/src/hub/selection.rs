@@ -3,6 +3,7 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use thiserror::Error;
 
+use crate::access::Grant;
 use crate::message::{Selection, StreamStatus};
 
 /// Most globs of one selection.
@@ -23,8 +24,8 @@ pub enum SelectionError {
 /// A selection, compiled.
 #[derive(Clone, Debug)]
 pub struct Matcher {
-    /// What may be seen at all.
-    sees: Option<GlobSet>,
+    /// Who says what may be seen at all; `None`: everything.
+    grant: Option<Grant>,
     sniffers: Option<GlobSet>,
     interfaces: Option<GlobSet>,
 }
@@ -33,18 +34,18 @@ impl Matcher {
     /// Compiles the globs of `selection`.
     pub fn new(selection: &Selection) -> Result<Self, SelectionError> {
         let (sniffers, interfaces) = (compile(&selection.sniffers)?, compile(&selection.interfaces)?);
-        Ok(Self { sees: None, sniffers, interfaces })
+        Ok(Self { grant: None, sniffers, interfaces })
     }
 
-    /// The same, but only what a glob in `sees` matches too. An empty list sees nothing.
-    pub fn within(selection: &Selection, sees: &[String]) -> Result<Self, SelectionError> {
-        Ok(Self { sees: Some(compile(sees)?.unwrap_or_default()), ..Self::new(selection)? })
+    /// The same, but only what the grant lets its holder see.
+    pub fn within(selection: &Selection, grant: &Grant) -> Result<Self, SelectionError> {
+        Ok(Self { grant: Some(grant.clone()), ..Self::new(selection)? })
     }
 
     /// Whether a stream has a matching sniffer and at least one matching interface.
     pub fn matches(&self, status: &StreamStatus) -> bool {
-        let of_name = |globs: &Option<GlobSet>| globs.as_ref().is_none_or(|one| one.is_match(&status.name));
-        let sniffer = of_name(&self.sees) && of_name(&self.sniffers);
+        let may_see = self.grant.as_ref().is_none_or(|grant| grant.may_see(&status.name));
+        let sniffer = may_see && self.sniffers.as_ref().is_none_or(|globs| globs.is_match(&status.name));
         let of_interest = |name: &String| self.matches_interface(name);
         sniffer && (self.interfaces.is_none() || status.interfaces.iter().any(of_interest))
     }
@@ -106,19 +107,17 @@ mod tests {
     fn a_selection_reaches_no_further_than_what_may_be_seen() {
         let status = StreamStatus { name: "web-1".into(), ..StreamStatus::default() };
         for (asked, sees, expected) in [
-            (None, vec!["*"], true),
-            (None, vec!["db-*", "web-1"], true),
-            (Some("web-*"), vec!["web-?"], true),
-            (Some("web-*"), vec!["db-*"], false),
-            (Some("db-*"), vec!["*"], false),
-            (None, vec![], false),
+            (None, &["*"][..], true),
+            (None, &["db-*", "web-1"], true),
+            (Some("web-*"), &["web-?"], true),
+            (Some("web-*"), &["db-*"], false),
+            (Some("db-*"), &["*"], false),
         ] {
             let selection = Selection {
                 sniffers: asked.map(str::to_owned).into_iter().collect(),
                 ..Selection::default()
             };
-            let sees: Vec<String> = sees.into_iter().map(str::to_owned).collect();
-            let matcher = Matcher::within(&selection, &sees).expect("globs");
+            let matcher = Matcher::within(&selection, &Grant::to_see(sees)).expect("globs");
             assert_eq!(matcher.matches(&status), expected, "{asked:?} within {sees:?}");
         }
     }

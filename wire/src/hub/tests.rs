@@ -13,8 +13,8 @@ fn run(name: &str, epoch: Epoch) -> Run {
     Run { owner: "us".into(), name: name.into(), epoch, home: epoch }
 }
 
-fn all() -> Vec<String> {
-    vec!["*".into()]
+fn all() -> Grant {
+    Grant::anyone()
 }
 
 fn packer() -> Packer {
@@ -570,7 +570,7 @@ fn runs_and_streams_belong_to_who_announced_them() {
 #[test]
 fn a_viewer_learns_nothing_of_what_it_may_not_see() {
     let mut hub = hub(1 << 20);
-    hub.add_viewer(VIEWER, &Selection::default(), &["web-*".into()], &[]).expect("globs");
+    hub.add_viewer(VIEWER, &Selection::default(), &Grant::to_see(&["web-*"]), &[]).expect("globs");
     let mut packer = packer();
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("in order");
     let mut told = Vec::new();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
+use wire::access::Grant;
 use wire::block::{Epoch, StreamKey};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Envelope, PROTOCOL, Role};
@@ -163,7 +164,7 @@ impl Relay {
                 worker.peers.insert(connection.id, Some(Served::Viewer));
                 worker
                     .hub
-                    .add_viewer(peer, &selection, &["*".to_owned()], &cursors)
+                    .add_viewer(peer, &selection, &Grant::anyone(), &cursors)
                     .map_err(|error| error.to_string())?;
             }
             (Some(Served::Viewer), Message::Control(Control::Progress { messages })) => {
