@@ -68,8 +68,7 @@ impl Worker {
                 }
             };
             let Some((id, _)) = oldest.copied() else { return Err(refusal) };
-            self.strangers_evicted += 1;
-            self.remove(id);
+            self.push_out(id);
             self.gate.admit(address)
         })
     }
@@ -86,9 +85,13 @@ impl Worker {
                 None
             };
         if let Some((id, _)) = oldest.copied() {
-            self.strangers_evicted += 1;
-            self.remove(id);
+            self.push_out(id);
         }
+    }
+
+    fn push_out(&mut self, stranger: u64) {
+        self.strangers_evicted += 1;
+        self.remove(stranger);
     }
 
     /// It has said hello, or is gone.

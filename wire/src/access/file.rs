@@ -129,10 +129,8 @@ pub fn parse_time(text: &str) -> Result<u64, EntryError> {
 /// `2027-03-01T00:00:00Z`; what is beyond the year 9999 is written as 1970, but no entry has it.
 pub fn format_time(time_s: u64) -> String {
     let time = i64::try_from(time_s).ok().and_then(|time_s| OffsetDateTime::from_unix_timestamp(time_s).ok());
-    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let (date, (hour, minute, second)) = (time.date(), time.to_hms());
-    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    // The form of a time of these years has no way to fail.
+    time.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339).unwrap_or_default()
 }
 
 /// The time may be TOML's own or a string.
