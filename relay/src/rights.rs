@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tracing::warn;
 use wire::access::{Access, Denied, Grant};
 use wire::secret::Secret;
+use wire::text::io_text;
 use wire::tls::{PeerCertificate, ServerFiles, ServerTls};
 
 use crate::config::Config;
@@ -138,7 +139,7 @@ fn read(tls: Option<&ServerFiles>, access: Option<&PathBuf>, now_s: u64) -> Resu
         None => None,
         Some(path) => {
             let text = std::fs::read_to_string(path)
-                .map_err(|error| format!("--tokens {}: {error}", path.display()))?;
+                .map_err(|error| format!("--tokens {}: {}", path.display(), io_text(&error)))?;
             let parsed = Access::parse(&text);
             Some(parsed.map_err(|error| format!("--tokens {}: {error}", path.display()))?)
         }

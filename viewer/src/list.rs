@@ -2,9 +2,8 @@
 
 use wire::hub::Matcher;
 use wire::message::StreamStatus;
+use wire::text::printable;
 use wire::units::format_bytes;
-
-use crate::output::printable;
 
 const HEAD: [&str; 8] = ["SNIFFER", "INTERFACE", "STATE", "PACKETS", "BYTES", "FILTER", "SINCE", "ADDRESS"];
 

@@ -33,11 +33,12 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use mio::Waker;
+use wire::text::io_text;
 
 use args::Args;
 use config::{Config, Target};
 use network::{End, Network};
-use output::{Output, Stop, io_text, say};
+use output::{Output, Stop, say};
 use tally::SharedTally;
 use writer::Writer;
 

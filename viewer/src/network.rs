@@ -25,11 +25,12 @@ use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
+use wire::text::{io_text, printable};
 use wire::tls::ClientTls;
 
 use crate::config::Config;
 use crate::ledger::{Lasting, Ledger, Line};
-use crate::output::{io_text, printable, say};
+use crate::output::say;
 use crate::progress::Progress;
 use crate::queue::{Item, Queue};
 use crate::tally::SharedTally;

@@ -102,29 +102,6 @@ fn stdout_file() -> io::Result<File> {
     Ok(File::from(io::stdout().as_handle().try_clone_to_owned()?))
 }
 
-/// The text of an error of the system, without its number: `connection refused`.
-pub fn io_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = match text.find(" (os error") {
-        Some(at) => &text[..at],
-        None => &text,
-    };
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_lowercase().chain(characters).collect(),
-        None => format!("{:?}", error.kind()),
-    }
-}
-
-/// Text of a peer, made harmless for a terminal.
-pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars().take(200) {
-        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
-    }
-    out
-}
-
 /// Makes the file for its owner alone: what was captured is nobody else's. One that is there keeps its mode.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = File::options();
@@ -156,12 +133,5 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("ours");
         create(&path).expect("ours");
         assert_eq!(mode(), 0o644);
-    }
-
-    #[test]
-    fn texts() {
-        assert_eq!(io_text(&io::Error::from_raw_os_error(2)), "no such file or directory");
-        assert_eq!(io_text(&io::Error::other("Odd thing")), "odd thing");
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
     }
 }

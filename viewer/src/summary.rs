@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use wire::ledger::{Losses, Stage};
+use wire::text::printable;
 use wire::units::format_bytes;
 
 use crate::ledger::Line;
-use crate::output::printable;
 
 /// The lines of the summary. `interface_drops`: what interfaces of the output, by name, dropped
 /// themselves.

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::connection::RelayUrl;
 use crate::secret::Secret;
-use crate::tls::{ClientFiles, ClientTls, TlsError, io_text, warn_if_open};
+use crate::text::io_text;
+use crate::tls::{ClientFiles, ClientTls, TlsError, warn_if_open};
 
 /// The environment variable that may hold a token; a token file wins over it.
 pub const TOKEN_VARIABLE: &str = "RINGCAST_TOKEN";

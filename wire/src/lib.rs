@@ -36,6 +36,7 @@ pub mod pcapng;
 pub mod pool;
 pub mod process;
 pub mod secret;
+pub mod text;
 pub mod tls;
 pub mod units;
 pub mod uplink;

@@ -26,6 +26,7 @@ use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
 use wire::secret::Secret;
+use wire::text::printable;
 
 use crate::config::Config;
 use crate::gate::{self, Admission, Attempts, Gate, Refusal};
@@ -62,8 +63,6 @@ const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 /// Most bytes of blocks in another worker's inbox before they wait here, where they are bounded
 /// and what overflows is counted.
 const INBOX_BYTES_MAX: usize = 8 << 20;
-/// Most characters of one text in a log line that a peer can choose, or in what it is told.
-const PEER_TEXT_CHARS_MAX: usize = 500;
 /// Hub peers that are workers have ids from here on; connections count from 1.
 const WORKER_PEERS: u64 = 1 << 62;
 
@@ -350,13 +349,6 @@ impl Worker {
         );
         Ok(())
     }
-}
-
-/// Text of a peer, fit for a log: no line of its own, nothing that a terminal obeys, and not long.
-fn printable(text: &str) -> String {
-    let mut all = text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one });
-    let shown: String = all.by_ref().take(PEER_TEXT_CHARS_MAX).collect();
-    if all.next().is_some() { shown + "..." } else { shown }
 }
 
 /// What is wrong with a connection.

@@ -28,6 +28,7 @@ use wire::credentials::{CredentialFiles, Credentials};
 use wire::ledger::Report;
 use wire::message::Control;
 use wire::pool::Pool;
+use wire::text::printable;
 use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
@@ -143,15 +144,6 @@ pub struct Sender {
     failure: Option<String>,
     names: BTreeMap<u32, String>,
     reports: BTreeMap<u32, Report>,
-}
-
-/// Text that may be a peer's, made harmless for a terminal.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
-    }
-    out
 }
 
 impl Sender {

@@ -7,10 +7,11 @@ use tracing::warn;
 use wire::block::StreamKey;
 use wire::description::Description;
 use wire::pcapng::interface_description;
+use wire::text::printable;
 
 use super::Writer;
 use crate::config::{compile_filter, filter_text};
-use crate::output::{Stop, printable, say};
+use crate::output::{Stop, say};
 use crate::unpack::{Fate, Route};
 
 impl Writer {

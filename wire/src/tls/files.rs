@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::peer;
 use crate::clock::wall_ns;
+use crate::text::io_text;
 
 /// Why a certificate, a key or both cannot be used. Names the option and the file.
 #[derive(Debug, Error)]
@@ -96,15 +97,6 @@ impl Named<'_> {
             }
             Err(_) => Err(self.content("no private key in it (PEM, -----BEGIN PRIVATE KEY-----)")),
         }
-    }
-}
-
-/// The cause of an error, as a person reads it.
-pub fn io_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.split_once(" (os error") {
-        Some((text, _)) => text.to_lowercase(),
-        None => text,
     }
 }
 

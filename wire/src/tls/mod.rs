@@ -28,7 +28,7 @@ pub use client::{ClientFiles, ClientTls};
 pub use fault::TlsFault;
 pub(crate) use fault::{Side, explain};
 pub use files::TlsError;
-pub(crate) use files::{io_text, warn_if_open};
+pub(crate) use files::warn_if_open;
 pub use peer::PeerCertificate;
 pub use server::{ServerFiles, ServerTls};
 
