@@ -13,6 +13,7 @@ pub mod pki;
 pub mod process;
 pub mod samples;
 pub mod strangers;
+pub mod transfer;
 pub mod tshark;
 
 use std::path::PathBuf;

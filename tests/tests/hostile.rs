@@ -3,19 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::{ChildStdin, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tests::peer::{BINARY, CLOSE, FakeRelay, RawPeer, TEXT, frame, hello, upgrade_request};
 use tests::process::{DEADLINE, Process, relay};
 use tests::samples::{Order, Sample, noise, udp_frame};
+use tests::transfer::{Transfer, frames};
 use tests::{judge, program, tshark};
 use wire::Interface;
 use wire::block::{BLOCK_BYTES_MAX, Epoch, HEADER_BYTES, Header, Kind, PackedBlock, StreamKey};
-use wire::capture_file::{CaptureReader, Item};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::Report;
@@ -32,70 +30,9 @@ type Attack = fn(&str);
 const EPOCH: u64 = 0x5eed;
 const FIRST_S: u32 = 1_700_000_000;
 
-/// A sniffer that sends what it is fed, and a viewer that writes it.
-struct Transfer {
-    sniffer: Process,
-    viewer: Process,
-    stdin: ChildStdin,
-    out: std::path::PathBuf,
-    fed: Vec<Vec<u8>>,
-}
-
-impl Transfer {
-    fn start(url: &str, folder: &Path) -> Self {
-        let out = folder.join("good.pcapng");
-        let mut viewer = Command::new(program("viewer"));
-        viewer.args(["--relay", url, "--sniffer", "good", "--until-end", "-w"]).arg(&out);
-        let viewer = Process::start(&mut viewer);
-        let mut sniffer = Command::new(program("sniffer"));
-        sniffer.args(["--read", "-", "--relay", url, "--name", "good"]);
-        let (sniffer, mut stdin) = Process::start_piped(&mut sniffer);
-        stdin.write_all(Sample::pcap(Order::Little, false, 1).bytes()).expect("it reads");
-        Self { sniffer, viewer, stdin, out, fed: Vec::new() }
-    }
-
-    /// Feeds some packets, and waits until they are in the viewer's file.
-    fn goes_on(&mut self) {
-        let mut piece = Sample::pcap(Order::Little, false, 1);
-        let from = piece.bytes().len();
-        for _ in 0..50 {
-            let number = self.fed.len();
-            let frame = udp_frame(1, 2, &noise(number as u64, 200 + number % 1000));
-            piece.record(FIRST_S + number as u32, 0, &frame, frame.len() as u32);
-            self.fed.push(frame);
-        }
-        self.stdin.write_all(&piece.bytes()[from..]).expect("the sniffer reads");
-        let last = self.fed.last().expect("fed");
-        let deadline = Instant::now() + DEADLINE;
-        while !fs::read(&self.out).is_ok_and(|bytes| bytes.windows(last.len()).rev().any(|one| one == last)) {
-            assert!(Instant::now() < deadline, "{} packets do not arrive", self.fed.len());
-            assert!(self.sniffer.is_running() && self.viewer.is_running());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Ends the transfer: everything that was fed is there, in order, and nothing else.
-    fn finish(self) {
-        let Self { sniffer, viewer, stdin, out, fed } = self;
-        drop(stdin);
-        let (sniffer, viewer) = (sniffer.wait(), viewer.wait());
-        assert_eq!((sniffer.code(), viewer.code()), (0, 0), "{}{}", sniffer.stderr, viewer.stderr);
-        assert!(viewer.stderr.contains(&format!("written {}; missing none", fed.len())), "{}", viewer.stderr);
-        assert!(!viewer.stderr.contains("connection lost"), "{}", viewer.stderr);
-        assert_eq!(frames(&out), fed);
-    }
-}
-
-/// The frames of a capture file.
-fn frames(path: &Path) -> Vec<Vec<u8>> {
-    let mut reader = CaptureReader::new(fs::File::open(path).expect("it is there")).expect("a capture file");
-    let mut frames = Vec::new();
-    while let Some(item) = reader.next().expect("a sound file") {
-        if let Item::Packet(packet) = item {
-            frames.push(packet.data.to_vec());
-        }
-    }
-    frames
+/// Packets to feed a transfer with.
+fn some() -> Vec<Vec<u8>> {
+    (0..50).map(|number| udp_frame(1, 2, &noise(number, 200 + number as usize))).collect()
 }
 
 fn key(stream: u32) -> StreamKey {
@@ -392,7 +329,7 @@ fn bad_peers_close_only_themselves() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (mut relay, url) = relay(&["--workers", workers]);
         let mut transfer = Transfer::start(&url, folder.path());
-        transfer.goes_on();
+        transfer.goes_on(&some());
         std::thread::scope(|scope| {
             let silent = scope.spawn(|| silent_ones(&url));
             let attacks: [(&str, Attack); 5] = [
@@ -405,12 +342,12 @@ fn bad_peers_close_only_themselves() {
             for (name, attack) in attacks {
                 println!("{name}");
                 attack(&url);
-                transfer.goes_on();
+                transfer.goes_on(&some());
             }
             silent.join().expect("the silent ones are closed");
         });
         thousand_connections(&url, &mut relay);
-        transfer.goes_on();
+        transfer.goes_on(&some());
         transfer.finish();
         let ended = relay.terminate();
         assert_eq!(ended.code(), 0);

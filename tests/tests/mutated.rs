@@ -2,15 +2,14 @@
 //! prints its seed; `RINGCAST_MUTATION_SEED` runs it alone.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{ChildStdin, Command};
-use std::time::Instant;
+use std::process::Command;
 
 use bytes::Bytes;
 use tests::peer::{FakeRelay, RawPeer, TEXT};
-use tests::process::{DEADLINE, Process, relay};
-use tests::samples::{Order, Sample, noise, udp_frame};
+use tests::process::{Process, relay};
+use tests::samples::{noise, udp_frame};
+use tests::transfer::{Transfer, await_packet, frames};
 use tests::{captures, program, tshark};
 use wire::Interface;
 use wire::block::{Epoch, HEADER_BYTES, HEADER_BYTES_MAX, Kind, PackedBlock, StreamKey};
@@ -251,18 +250,6 @@ fn peak_bytes(process: &Process) -> u64 {
     kib << 10
 }
 
-/// The frames of a capture file, to its end.
-fn frames(path: &Path) -> Vec<Vec<u8>> {
-    let mut reader = CaptureReader::new(fs::File::open(path).expect("it is there")).expect("a capture file");
-    let mut frames = Vec::new();
-    while let Some(item) = reader.next().unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
-        if let Item::Packet(packet) = item {
-            frames.push(packet.data.to_vec());
-        }
-    }
-    frames
-}
-
 /// Wireshark's library reads a file to its end, too.
 fn is_read_by_wireshark(path: &Path) {
     if tshark::is_available() {
@@ -274,62 +261,6 @@ fn is_read_by_wireshark(path: &Path) {
 fn viewer(url: &str, out: &Path, arguments: &[&str]) -> Process {
     let mut command = Command::new(program("viewer"));
     Process::start_quietly(command.args(["--relay", url, "-w"]).arg(out).args(arguments))
-}
-
-/// Waits until `packet` stands in a file that a program writes.
-fn await_packet(out: &Path, packet: &[u8], what: &str) {
-    let deadline = Instant::now() + DEADLINE;
-    while !fs::read(out).is_ok_and(|bytes| bytes.windows(packet.len()).rev().any(|one| one == packet)) {
-        assert!(Instant::now() < deadline, "{what}: a packet does not arrive");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-}
-
-/// A sniffer that sends what it is fed, and a viewer that writes it.
-struct Transfer {
-    sniffer: Process,
-    viewer: Process,
-    stdin: ChildStdin,
-    out: std::path::PathBuf,
-    fed: Vec<Vec<u8>>,
-}
-
-impl Transfer {
-    fn start(url: &str, folder: &Path) -> Self {
-        let out = folder.join("good.pcapng");
-        let viewer = viewer(url, &out, &["--sniffer", "good", "--until-end"]);
-        let mut sniffer = Command::new(program("sniffer"));
-        sniffer.args(["--read", "-", "--relay", url, "--name", "good"]);
-        let (sniffer, mut stdin) = Process::start_piped(&mut sniffer);
-        stdin.write_all(Sample::pcap(Order::Little, false, 1).bytes()).expect("it reads");
-        Self { sniffer, viewer, stdin, out, fed: Vec::new() }
-    }
-
-    /// Feeds some packets, and waits until they are in the viewer's file.
-    fn goes_on(&mut self, packets: &[Vec<u8>]) {
-        let mut piece = Sample::pcap(Order::Little, false, 1);
-        let from = piece.bytes().len();
-        for packet in packets {
-            piece.record(FIRST_S + self.fed.len() as u32, 0, packet, packet.len() as u32);
-            self.fed.push(packet.clone());
-        }
-        let last = udp_frame(1, 2, &noise(self.fed.len() as u64, 200));
-        piece.record(FIRST_S + self.fed.len() as u32, 0, &last, last.len() as u32);
-        self.fed.push(last.clone());
-        self.stdin.write_all(&piece.bytes()[from..]).expect("the sniffer reads");
-        await_packet(&self.out, &last, "the sound transfer");
-    }
-
-    /// Everything that was fed is there, in order, and nothing else.
-    fn finish(self) {
-        let Self { sniffer, viewer, stdin, out, fed } = self;
-        drop(stdin);
-        let (sniffer, viewer) = (sniffer.wait(), viewer.wait());
-        assert_eq!((sniffer.code(), viewer.code()), (0, 0), "{}{}", sniffer.stderr, viewer.stderr);
-        assert!(viewer.stderr.contains(&format!("written {}; missing none", fed.len())), "{}", viewer.stderr);
-        assert!(!viewer.stderr.contains("connection lost"), "{}", viewer.stderr);
-        assert_eq!(frames(&out), fed);
-    }
 }
 
 /// A publisher that sends what is almost right: the sound ones go on, complete and equal; the relay
@@ -444,7 +375,7 @@ fn a_viewer_survives_a_mutated_stream() {
         for block in stream(key, std::slice::from_ref(&truth), &mut random) {
             peer.block(block.bytes());
         }
-        await_packet(&out, &truth, &format!("seed {seed}"));
+        await_packet(&out, &truth, || {});
         let peak = peak_bytes(&viewer);
         viewer.signal("TERM");
         peer.read_to_end();
