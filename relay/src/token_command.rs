@@ -13,6 +13,7 @@ use serde_json::json;
 use thiserror::Error;
 use wire::access::{self, Access, AccessError, Credential, Entry, Role, TokenError};
 use wire::clock::wall_ns;
+use wire::globs;
 use wire::secret::Secret;
 
 use crate::private_file::{self, FileError};
@@ -211,7 +212,7 @@ fn entry(args: &AddArgs, credential: Credential, now_s: u64) -> Result<Entry, To
     Ok(Entry {
         name: args.name.clone(),
         role,
-        publish: or(&args.publish, (role == Role::Publish).then(|| access::exactly(&args.name))),
+        publish: or(&args.publish, (role == Role::Publish).then(|| globs::exactly(&args.name))),
         see: or(&args.see, (role == Role::Subscribe).then(|| "*".to_owned())),
         expires_s,
         credential,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 use wire::connection::{RelayUrl, UrlError};
 use wire::credentials::{CredentialError, CredentialFiles, Credentials};
+use wire::message::NAME_BYTES_MAX;
 use wire::pack::Compression;
 use wire::tls::ClientFiles;
 
@@ -15,7 +16,6 @@ use crate::ring::FanoutMode;
 /// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, one under way.
 const WORKING_BYTES: usize = 8 << 20;
 const MEMORY_BYTES_MIN: usize = 32 << 20;
-const NAME_BYTES_MAX: usize = 255;
 /// A few segments: of fewer the oldest, which makes room, would be most of what there is.
 const SPOOL_BYTES_MIN: usize = 4 << 20;
 /// A tenth of a block in a second: with less nothing would ever arrive.

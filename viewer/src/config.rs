@@ -7,7 +7,8 @@ use bpf::FilterError;
 use thiserror::Error;
 use wire::connection::{RelayUrl, UrlError};
 use wire::credentials::{CredentialError, CredentialFiles, Credentials};
-use wire::hub::{Matcher, SelectionError};
+use wire::globs::GlobError;
+use wire::hub::Matcher;
 use wire::message::Selection;
 use wire::pcapng::CAPTURED_BYTES_MAX;
 use wire::tls::ClientFiles;
@@ -68,7 +69,7 @@ pub enum ConfigError {
     #[error("{0}")]
     Credentials(#[from] CredentialError),
     #[error("{0}")]
-    Selection(#[from] SelectionError),
+    Selection(#[from] GlobError),
     #[error("{}", filter_text(.0))]
     Filter(#[from] FilterError),
     #[error("--reorder {} s: at most {} s", .found.as_secs_f64(), REORDER_MAX.as_secs())]

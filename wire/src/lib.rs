@@ -24,6 +24,7 @@ pub mod connection;
 pub mod credentials;
 pub mod description;
 pub mod downlink;
+pub mod globs;
 pub mod hub;
 pub mod interface;
 pub mod journal;

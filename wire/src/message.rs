@@ -37,6 +37,8 @@ pub const SUBPROTOCOL: &str = "ringcast.1";
 pub const CONTROL_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of a client's control message, and of any message before it has said who it is.
 pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of a sniffer's name.
+pub const NAME_BYTES_MAX: usize = 255;
 /// Port of a relay when an address names none.
 pub const DEFAULT_PORT: u16 = 9440;
 

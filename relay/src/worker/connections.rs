@@ -51,7 +51,9 @@ impl Worker {
         if let Err(error) = self.hub.add_publisher(PeerId(id), run, address) {
             return self.fail(id, Fault::Peer(error.to_string()), now);
         }
-        info!("{title} connected");
+        let owner = self.peers.get(&id).map(Peer::owner).filter(|_| self.rights.asks());
+        let owner = owner.map(|owner| format!(" as {}", owner.escape_debug())).unwrap_or_default();
+        info!("{title} connected{owner}");
         self.send_control(id, &self.welcome(&[]));
     }
 

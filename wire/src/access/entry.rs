@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::scope::{GLOB_BYTES_MAX, GLOBS_MAX};
 use super::token;
+use crate::globs::GlobError;
 
 /// Most bytes of an entry's name.
 const NAME_BYTES_MAX: usize = 255;
@@ -114,12 +114,8 @@ pub enum EntryError {
     EmptyList { list: &'static str },
     #[error("{list}: role {role:?} has no use for it; leave it out, or choose role \"admin\", which is both")]
     UselessList { list: &'static str, role: &'static str },
-    #[error("{list}: over {GLOBS_MAX} globs")]
-    TooManyGlobs { list: &'static str },
-    #[error("{list}: glob {glob:?}: {problem}")]
-    Glob { list: &'static str, glob: String, problem: String },
-    #[error("{list}: glob of {found} bytes, 1 to {GLOB_BYTES_MAX} are possible")]
-    GlobBytes { list: &'static str, found: usize },
+    #[error("{list}: {error}")]
+    Globs { list: &'static str, error: GlobError },
     #[error("expires: {found:?}: write a time as 2027-03-01T00:00:00Z, from 1970 to 9999")]
     Expires { found: String },
 }

@@ -4,8 +4,9 @@ use std::sync::{Arc, LazyLock};
 
 use globset::GlobSet;
 
-use super::entry::{ANYONE, Credential, Entry, EntryError, Role};
-use super::{Denied, scope};
+use super::Denied;
+use super::entry::{ANYONE, Entry, EntryError, Role};
+use crate::globs;
 use crate::message;
 
 /// The glob of everything.
@@ -25,28 +26,15 @@ struct Granted {
 impl Grant {
     /// What a checked entry grants; globs that do not compile are named.
     pub(super) fn new(entry: &Entry) -> Result<Self, EntryError> {
-        let publish = scope::compile("publish", &entry.publish)?;
-        let see = scope::compile("see", &entry.see)?;
+        let compiled =
+            |list, globs: &[String]| globs::compile(globs).map_err(|error| EntryError::Globs { list, error });
+        let (publish, see) = (compiled("publish", &entry.publish)?, compiled("see", &entry.see)?);
         Ok(Self(Some(Arc::new(Granted { entry: entry.clone(), publish, see }))))
     }
 
     /// What everybody may do at a relay that asks nobody: everything.
     pub fn anyone() -> Self {
         Self(None)
-    }
-
-    /// What an entry grants that lets its holder see these.
-    #[cfg(test)]
-    pub(crate) fn to_see(globs: &[&str]) -> Self {
-        Self::new(&Entry {
-            name: "a test".to_owned(),
-            role: Role::Subscribe,
-            publish: Vec::new(),
-            see: globs.iter().map(|glob| (*glob).to_owned()).collect(),
-            expires_s: None,
-            credential: Credential::Certificate { name: "a test".to_owned() },
-        })
-        .expect("globs")
     }
 
     /// The name of the entry, for the log; `anyone` without one.
@@ -57,12 +45,6 @@ impl Grant {
     /// From when on it is worth nothing, in seconds since 1970; `None`: never.
     pub fn expires_s(&self) -> Option<u64> {
         self.0.as_ref().and_then(|granted| granted.entry.expires_s)
-    }
-
-    /// Whether it was given for a client certificate.
-    pub fn is_by_certificate(&self) -> bool {
-        let credential = self.0.as_ref().map(|granted| &granted.entry.credential);
-        matches!(credential, Some(Credential::Certificate { .. }))
     }
 
     /// Whether its holder may have this role in the protocol.
@@ -77,20 +59,20 @@ impl Grant {
         })
     }
 
-    /// Whether its holder may publish under this sniffer's name. Over 255 bytes no name is possible.
+    /// Whether its holder may publish under this sniffer's name, any text a peer sent.
     pub fn may_publish(&self, sniffer: &str) -> bool {
-        let covered = |granted: &Arc<Granted>| scope::covers(&granted.publish, sniffer);
-        self.may_be(message::Role::Publish)
-            && scope::is_possible(sniffer)
-            && self.0.as_ref().is_none_or(covered)
+        self.may_be(message::Role::Publish) && self.covers(sniffer, |granted| &granted.publish)
     }
 
-    /// Whether its holder may see the sniffer of this name. Over 255 bytes no name is possible.
+    /// Whether its holder may see the sniffer of this name.
     pub fn may_see(&self, sniffer: &str) -> bool {
-        let covered = |granted: &Arc<Granted>| scope::covers(&granted.see, sniffer);
-        self.may_be(message::Role::Subscribe)
-            && scope::is_possible(sniffer)
-            && self.0.as_ref().is_none_or(covered)
+        self.may_be(message::Role::Subscribe) && self.covers(sniffer, |granted| &granted.see)
+    }
+
+    /// Whether these globs are about a sniffer. A name that is too long is nobody's.
+    fn covers(&self, sniffer: &str, globs: fn(&Granted) -> &GlobSet) -> bool {
+        let is_meant = |granted: &Arc<Granted>| globs(granted).is_match(sniffer);
+        sniffer.len() <= message::NAME_BYTES_MAX && self.0.as_ref().is_none_or(is_meant)
     }
 
     /// The globs of what its holder may see; empty for who may see nothing.
@@ -120,5 +102,33 @@ impl std::fmt::Debug for Grant {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let entry = self.0.as_ref().map(|granted| &granted.entry);
         formatter.debug_tuple("Grant").field(&entry).finish()
+    }
+}
+
+/// What only tests ask.
+#[cfg(test)]
+mod for_tests {
+    use super::super::entry::Credential;
+    use super::*;
+
+    impl Grant {
+        /// What an entry grants that lets its holder see these.
+        pub(crate) fn to_see(globs: &[&str]) -> Self {
+            Self::new(&Entry {
+                name: "a test".to_owned(),
+                role: Role::Subscribe,
+                publish: Vec::new(),
+                see: globs.iter().map(|glob| (*glob).to_owned()).collect(),
+                expires_s: None,
+                credential: Credential::Certificate { name: "a test".to_owned() },
+            })
+            .expect("globs")
+        }
+
+        /// Whether it was given for a client certificate.
+        pub(crate) fn is_by_certificate(&self) -> bool {
+            let credential = self.0.as_ref().map(|granted| &granted.entry.credential);
+            matches!(credential, Some(Credential::Certificate { .. }))
+        }
     }
 }

@@ -32,7 +32,6 @@ mod edit;
 mod entry;
 mod file;
 mod grant;
-mod scope;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -45,7 +44,6 @@ pub use edit::{with_entry, without_entry};
 pub use entry::{Credential, Entry, EntryError, Role};
 pub use file::{format_time, parse_time};
 pub use grant::Grant;
-pub use scope::exactly;
 pub use token::{TokenError, new_token};
 
 use crate::secret::Secret;

@@ -201,7 +201,7 @@ fn roles_and_lists_bound_what_may_be_done() {
 #[test]
 fn a_name_written_as_a_glob_matches_itself_alone() {
     for name in ["web-1", "a*b", "a?b", "[x]", "{a,b}", "a\\b", "!a", "ä/b", "**"] {
-        let entry = by_certificate("x", Role::Publish, &[exactly(name).as_str()], &[], "x");
+        let entry = by_certificate("x", Role::Publish, &[crate::globs::exactly(name).as_str()], &[], "x");
         let grant = access([entry]).check_certificate(&strings(&["x"]), NOW_S).expect("granted");
         assert!(grant.may_publish(name), "{name}");
         for other in ["web-12", "axb", "x", "a", "ab", "b", ""] {

@@ -38,6 +38,7 @@ use thiserror::Error;
 use crate::access::Grant;
 use crate::block::{BlockError, Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::description::JSON_BYTES_MAX;
+use crate::globs::GlobError;
 use crate::lanes::Lane;
 use crate::ledger::Stage;
 use crate::message::{
@@ -46,7 +47,7 @@ use crate::message::{
 use crate::pool::Pool;
 use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
 use recent::{Recent, What};
-pub use selection::{Matcher, SelectionError};
+pub use selection::Matcher;
 use viewer::{Delivery, Viewer};
 
 /// Streams of one publisher, at most.
@@ -123,7 +124,7 @@ pub enum HubError {
     #[error("block {sequence} of stream {key}: its counters go back")]
     Counters { key: StreamKey, sequence: u64 },
     #[error("{0}")]
-    Selection(#[from] SelectionError),
+    Selection(#[from] GlobError),
     #[error("sent {what} without being a publisher")]
     NotPublisher { what: &'static str },
 }

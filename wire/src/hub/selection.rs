@@ -1,25 +1,10 @@
 //! Which streams a viewer wants: globs over the names of sniffers and interfaces.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-use thiserror::Error;
+use globset::GlobSet;
 
 use crate::access::Grant;
+use crate::globs::{self, GlobError};
 use crate::message::{Selection, StreamStatus};
-
-/// Most globs of one selection.
-const GLOBS_MAX: usize = 256;
-/// Most bytes of one glob.
-const GLOB_BYTES_MAX: usize = 1024;
-
-/// Why a selection is refused.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[allow(missing_docs)] // the texts say what the fields are
-pub enum SelectionError {
-    #[error("glob {glob:?}: {problem}")]
-    Glob { glob: String, problem: String },
-    #[error("over {GLOBS_MAX} globs")]
-    TooMany,
-}
 
 /// A selection, compiled.
 #[derive(Clone, Debug)]
@@ -32,13 +17,13 @@ pub struct Matcher {
 
 impl Matcher {
     /// Compiles the globs of `selection`.
-    pub fn new(selection: &Selection) -> Result<Self, SelectionError> {
+    pub fn new(selection: &Selection) -> Result<Self, GlobError> {
         let (sniffers, interfaces) = (compile(&selection.sniffers)?, compile(&selection.interfaces)?);
         Ok(Self { grant: None, sniffers, interfaces })
     }
 
     /// The same, but only what the grant lets its holder see.
-    pub fn within(selection: &Selection, grant: &Grant) -> Result<Self, SelectionError> {
+    pub fn within(selection: &Selection, grant: &Grant) -> Result<Self, GlobError> {
         Ok(Self { grant: Some(grant.clone()), ..Self::new(selection)? })
     }
 
@@ -57,24 +42,8 @@ impl Matcher {
 }
 
 /// `None` for an empty list, which matches everything.
-fn compile(globs: &[String]) -> Result<Option<GlobSet>, SelectionError> {
-    if globs.is_empty() {
-        return Ok(None);
-    }
-    if globs.len() > GLOBS_MAX {
-        return Err(SelectionError::TooMany);
-    }
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        let fail = |problem: String| SelectionError::Glob { glob: glob.chars().take(100).collect(), problem };
-        if glob.len() > GLOB_BYTES_MAX {
-            return Err(fail(format!("over {GLOB_BYTES_MAX} bytes")));
-        }
-        set.add(Glob::new(glob).map_err(|error| fail(error.kind().to_string()))?);
-    }
-    let fail =
-        |error: globset::Error| SelectionError::Glob { glob: globs.join(" "), problem: error.to_string() };
-    set.build().map(Some).map_err(fail)
+fn compile(list: &[String]) -> Result<Option<GlobSet>, GlobError> {
+    if list.is_empty() { Ok(None) } else { globs::compile(list).map(Some) }
 }
 
 #[cfg(test)]
