@@ -37,31 +37,19 @@ fn streaming(memory_bytes: usize) -> Uplink {
     uplink
 }
 
+fn welcome(protocol: u32) -> Control {
+    Control::Welcome { protocol, instance: Epoch(1), agent: String::new(), clock_ns: 0, sees: Vec::new() }
+}
+
 fn connect(uplink: &mut Uplink) {
-    uplink.handle_connected(0, 0);
-    assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome = Control::Welcome {
-        protocol: PROTOCOL,
-        instance: Epoch(1),
-        agent: String::new(),
-        clock_ns: 0,
-        sees: Vec::new(),
-    };
-    uplink.handle_control(welcome, 0).expect("in turn");
+    connect_without_streams(uplink);
     assert!(matches!(uplink.poll_control(), Some(Control::Stream(_))));
 }
 
 fn connect_without_streams(uplink: &mut Uplink) {
     uplink.handle_connected(0, 0);
     assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome = Control::Welcome {
-        protocol: PROTOCOL,
-        instance: Epoch(1),
-        agent: String::new(),
-        clock_ns: 0,
-        sees: Vec::new(),
-    };
-    uplink.handle_control(welcome, 0).expect("in turn");
+    uplink.handle_control(welcome(PROTOCOL), 0).expect("in turn");
 }
 
 fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkError> {
@@ -211,14 +199,7 @@ fn an_impossible_acknowledgement_is_the_peers_fault() {
     let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
     uplink.handle_block(block(&mut packer, 10));
     assert_eq!(ack(&mut uplink, 1, 0), Err(UplinkError::Ack { key: KEY, found: 1, sent: 0 }));
-    let welcome = Control::Welcome {
-        protocol: 9,
-        instance: Epoch(1),
-        agent: String::new(),
-        clock_ns: 0,
-        sees: Vec::new(),
-    };
-    assert!(matches!(uplink.handle_control(welcome, 0), Err(UplinkError::OutOfTurn { .. })));
+    assert!(matches!(uplink.handle_control(welcome(9), 0), Err(UplinkError::OutOfTurn { .. })));
 }
 
 #[test]
@@ -294,16 +275,7 @@ fn streams_that_were_thrown_away_are_told_by_and_by() {
         let end = Cursor { next_sequence: 2, packets: 1, bytes: 100, ..begin };
         uplink.handle_evicted(Evicted { begin, end, has_end: true });
     }
-    uplink.handle_connected(0, 0);
-    assert!(matches!(uplink.poll_control(), Some(Control::Hello { .. })));
-    let welcome = Control::Welcome {
-        protocol: PROTOCOL,
-        instance: Epoch(1),
-        agent: String::new(),
-        clock_ns: 0,
-        sees: Vec::new(),
-    };
-    uplink.handle_control(welcome, 0).expect("in turn");
+    connect_without_streams(&mut uplink);
     let (mut ended, mut lost) = (0, 0);
     loop {
         let controls: Vec<_> = std::iter::from_fn(|| uplink.poll_control()).collect();
