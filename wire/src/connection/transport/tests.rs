@@ -189,6 +189,8 @@ fn much_goes_both_ways_at_once() {
         let session = pair.server().transport.tls.as_ref().expect("TLS");
         assert_eq!(session.tls.protocol_version(), Some(name));
         assert_eq!(session.tls.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let TlsConnection::Server(of_server) = &session.tls else { panic!("the server's end") };
+        assert_eq!(of_server.server_name(), Some("relay.test"), "the name of the URL (SNI)");
         let messages = |seed: usize| -> Vec<Bytes> {
             let lengths = [1, 300_000, 17, 0, 16_384, 16_385, 1 << 20, 65_000, 5];
             let all = (0..45).map(|index| {
