@@ -2,6 +2,7 @@
 # Counts the instructions of the hot functions by callgrind, and compares them with
 # bench/instructions.txt. Fails when one has grown by more than 3 %. With --update it writes that file.
 #
+# One codegen unit: how the compiler deals a crate out to several moves counts of what has not changed.
 # Time is too noisy where machines are shared; instructions are the same in every run. They depend on
 # the compiler, so a new one is a reason for --update.
 set -euo pipefail
@@ -21,7 +22,7 @@ fi
 
 # The deframer is reached by this cfg alone, as in the fuzz targets; so it has a target directory of its own.
 target=${CARGO_TARGET_DIR:-target}/instructions
-RUSTFLAGS="${RUSTFLAGS:-} --cfg fuzzing" CARGO_TARGET_DIR=$target CARGO_PROFILE_RELEASE_DEBUG=0 \
+RUSTFLAGS="${RUSTFLAGS:-} --cfg fuzzing" CARGO_TARGET_DIR=$target CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 \
   "${CARGO:-cargo}" build --release --locked -q -p bench --bin instructions
 
 # Instructions of a scenario with so many rounds.
