@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -179,12 +181,20 @@ pub fn run(command: &mut Command) -> (i32, Vec<u8>, String) {
     (ended.code(), reader.join().expect("the reader does not panic"), ended.stderr)
 }
 
-/// A port of loopback that nobody listens on now.
+/// A port of loopback that nobody has now, nor gets unasked: it is below those that the kernel gives
+/// to outgoing connections and to port 0, and none is handed out twice in a process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback is there")
-        .port()
+    const PORTS: Range<u32> = 15_000..32_000;
+    static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
+    // Test programs that run at the same time begin at different places.
+    let first = std::process::id().wrapping_mul(127);
+    PORTS
+        .map(|_| {
+            let place = first.wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed));
+            (PORTS.start + place % (PORTS.end - PORTS.start)) as u16
+        })
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port is free")
 }
 
 /// A relay on a free port of loopback, and its URL.
