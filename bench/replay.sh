@@ -16,7 +16,7 @@ if [ -z "${RINGCAST_BIN:-}" ]; then
 fi
 needed=(taskset:util-linux ip:iproute2)
 case " $* " in
-  *" --peers "* | *" --against-a "*)
+  *" --peers "* | *" --against-a "* | *" --alone "*)
     needed+=(tcpdump:tcpdump socat:socat lz4:lz4 dumpcap:wireshark-common netsniff-ng:netsniff-ng) ;;
 esac
 missing=()

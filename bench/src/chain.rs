@@ -14,6 +14,14 @@ const SOCAT: &str = "127.0.0.1:9000";
 pub enum Kind {
     /// sniffer, relay, viewer.
     Ringcast,
+    /// The same with two workers of the relay.
+    TwoWorkers,
+    /// The sniffer alone: it sends to a relay without a viewer, which is its sink.
+    Alone,
+    /// A bare loop: ring, gather, LZ4.
+    Bare,
+    /// The same, gathering packets as the sniffer does: as blocks of pcapng.
+    BareBlocks,
     /// `tcpdump | socat`, `socat`: what the others are compared with.
     Tcpdump,
     /// The same with lz4 in the pipes.
@@ -26,13 +34,31 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, ours first.
-    pub const ALL: [Kind; 5] =
+    pub const ALL: [Kind; 9] = [
+        Kind::Ringcast,
+        Kind::TwoWorkers,
+        Kind::Alone,
+        Kind::Bare,
+        Kind::BareBlocks,
+        Kind::Tcpdump,
+        Kind::TcpdumpLz4,
+        Kind::Dumpcap,
+        Kind::NetsniffNg,
+    ];
+    /// Ours, and what people use.
+    pub const PEERS: [Kind; 5] =
         [Kind::Ringcast, Kind::Tcpdump, Kind::TcpdumpLz4, Kind::Dumpcap, Kind::NetsniffNg];
+    /// The sniffer, and its floors.
+    pub const ALONE: [Kind; 4] = [Kind::Alone, Kind::Bare, Kind::BareBlocks, Kind::Dumpcap];
 
     /// Name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Ringcast => "ringcast",
+            Kind::TwoWorkers => "ringcast, 2 workers",
+            Kind::Alone => "sniffer alone",
+            Kind::Bare => "bare loop",
+            Kind::BareBlocks => "bare loop, pcapng blocks",
             Kind::Tcpdump => "tcpdump | socat (A)",
             Kind::TcpdumpLz4 => "tcpdump | lz4 | socat",
             Kind::Dumpcap => "dumpcap, capture only",
@@ -42,8 +68,25 @@ impl Kind {
 
     /// Whether packets come out at its end.
     pub fn delivers(self) -> bool {
-        !matches!(self, Kind::Dumpcap | Kind::NetsniffNg)
+        matches!(self, Kind::Ringcast | Kind::TwoWorkers | Kind::Tcpdump | Kind::TcpdumpLz4)
     }
+
+    /// What else it is compared with than A, in the same round.
+    pub fn beside(self) -> &'static [Kind] {
+        match self {
+            Kind::TwoWorkers => &[Kind::Ringcast],
+            Kind::Alone => &[Kind::Bare, Kind::BareBlocks, Kind::Dumpcap],
+            _ => &[],
+        }
+    }
+}
+
+/// The relay, where it only takes what the sniffer sends.
+const RELAY_SINK: &str = "relay, sink";
+
+/// Whether a program is a sink: shown apart, not part of the chain that is measured.
+pub fn is_sink(program: &str) -> bool {
+    program == "count" || program == RELAY_SINK
 }
 
 /// When a part is ready.
@@ -59,6 +102,8 @@ pub enum Ready {
     Captures,
     /// When our relay has a stream with a viewer.
     Watched,
+    /// When our relay has a stream.
+    Listed,
 }
 
 /// A program of a chain.
@@ -118,8 +163,9 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
     let socat_in =
         part("socat in", "socat -b 1048576 -u TCP-LISTEN:9000 -".to_owned(), false, Ready::Listens(9000));
     match kind {
-        Kind::Ringcast => {
-            let mut relay = part("relay", our("relay"), false, Ready::Says("listening on"));
+        Kind::Ringcast | Kind::TwoWorkers | Kind::Alone => {
+            let name = if kind == Kind::Alone { RELAY_SINK } else { "relay" };
+            let mut relay = part(name, our("relay"), false, Ready::Says("listening on"));
             relay.command.extend(words(&format!("--listen {RELAY}")));
             if let Some(keys) = &options.keys {
                 relay.command.extend(words(&format!(
@@ -127,18 +173,30 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
                 )));
             }
             relay.command.extend(options.relay.clone());
+            if kind == Kind::TwoWorkers {
+                relay.command.extend(words("--workers 2"));
+            }
             let mut viewer = part("viewer", our("viewer"), false, Ready::Now);
             viewer.command.extend(options.to_relay("viewer"));
             viewer.command.push("--until-end".to_owned());
             viewer.command.extend(options.viewer.clone());
-            let mut sniffer = part("sniffer", our("sniffer"), false, Ready::Watched);
+            let ready = if kind == Kind::Alone { Ready::Listed } else { Ready::Watched };
+            let mut sniffer = part("sniffer", our("sniffer"), false, ready);
             sniffer.command.extend(words(&format!("-i {INTERFACE} --name bench")));
             sniffer.command.extend(options.to_relay("sniffer"));
             if !filter.is_empty() {
                 sniffer.command.extend(["-f".to_owned(), filter.clone()]);
             }
             sniffer.command.extend(options.sniffer.clone());
-            vec![relay, viewer, count, sniffer]
+            if kind == Kind::Alone { vec![relay, sniffer] } else { vec![relay, viewer, count, sniffer] }
+        }
+        Kind::Bare => {
+            let command = format!("{} --interface {INTERFACE}", our("bare"));
+            vec![part("bare", command, false, Ready::Captures)]
+        }
+        Kind::BareBlocks => {
+            let command = format!("{} --interface {INTERFACE} --blocks", our("bare"));
+            vec![part("bare", command, false, Ready::Captures)]
         }
         Kind::Tcpdump => vec![socat_in, count, tcpdump, part("socat out", socat_out, true, Ready::Now)],
         Kind::TcpdumpLz4 => vec![
@@ -166,7 +224,8 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
 /// The part that captures: it is ended first, and its end ends what reads from it.
 pub fn capturing(kind: Kind) -> &'static str {
     match kind {
-        Kind::Ringcast => "sniffer",
+        Kind::Ringcast | Kind::TwoWorkers | Kind::Alone => "sniffer",
+        Kind::Bare | Kind::BareBlocks => "bare",
         Kind::Tcpdump | Kind::TcpdumpLz4 => "tcpdump",
         Kind::Dumpcap => "dumpcap",
         Kind::NetsniffNg => "netsniff-ng",

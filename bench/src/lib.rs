@@ -17,6 +17,8 @@ pub mod measure;
 pub mod numbers;
 pub mod pace;
 pub mod report;
+#[allow(unsafe_code)] // a ring of packet(7), mapped: see the head of the module
+pub mod ring;
 #[allow(unsafe_code)] // sendmmsg(2) over frames in memory: see the head of the module
 pub mod sender;
 pub mod stream;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{Kind, Options, Part, Ready, capturing, parts};
+use crate::chain::{Kind, Options, Part, Ready, capturing, is_sink, parts};
 use crate::figures::{Counted, Generated};
 use crate::frames::{Payload, Size};
 use crate::testbed::{Program, Start, Testbed, await_that};
@@ -74,8 +74,8 @@ pub struct Place {
     pub programs: PathBuf,
     /// Core of the generator.
     pub generator_core: usize,
-    /// Core of the chain.
-    pub chain_core: usize,
+    /// Cores of the chain, as taskset(1) takes them: `1`, or `0,1`.
+    pub chain_cores: String,
     /// Longest frame, in bytes.
     pub longest: usize,
     /// How our programs are started.
@@ -147,7 +147,7 @@ pub fn measure(place: &Place, kind: Kind, traffic: &Traffic, seconds: f64) -> io
     let each = |ns: u64| ns as f64 / delivered.max(1) as f64;
     let spent: BTreeMap<String, u64> =
         after.iter().map(|(name, ns)| (name.clone(), ns - before.get(name).copied().unwrap_or(0))).collect();
-    let chain: u64 = spent.iter().filter(|(name, _)| *name != "count").map(|(_, ns)| ns).sum();
+    let chain: u64 = spent.iter().filter(|(name, _)| !is_sink(name)).map(|(_, ns)| ns).sum();
     let stream_bytes = counted.as_ref().map_or(0, |counted| counted.stream_bytes);
     Ok(Measurement {
         chain: kind.name().to_owned(),
@@ -180,7 +180,7 @@ fn start(testbed: &Testbed, place: &Place, kind: Kind) -> io::Result<Vec<Program
         };
         let is_read = part.name == "count" || parts.get(index + 1).is_some_and(|next| next.is_piped);
         let output = is_read.then(Stdio::piped);
-        let what = Start { name: part.name, command: &part.command, core: place.chain_core };
+        let what = Start { name: part.name, command: &part.command, cores: &place.chain_cores };
         let mut program = testbed.start(&what, input, output)?;
         await_ready(testbed, place, part, &mut program)?;
         running.push(program);
@@ -194,13 +194,19 @@ fn await_ready(testbed: &Testbed, place: &Place, part: &Part, program: &mut Prog
         Ready::Says(text) => program.await_said(text),
         Ready::Listens(port) => await_that(&format!("{} to listen", part.name), || program.listens_on(port)),
         Ready::Captures => await_that(&format!("{} to capture", part.name), || program.captures()),
-        Ready::Watched => await_that("the relay to have a stream with a viewer", || {
-            let mut list = testbed.near(&place.programs.join("viewer"));
-            list.args(place.options.to_relay("viewer")).args(["--list", "--json"]);
-            let listed = list.stderr(Stdio::null()).output()?;
-            Ok(String::from_utf8_lossy(&listed.stdout).contains("\"viewers\": 1"))
-        }),
+        Ready::Watched => await_listed(testbed, place, "\"viewers\": 1"),
+        Ready::Listed => await_listed(testbed, place, "\"viewers\": 0"),
     }
+}
+
+/// Waits until our relay lists a stream with `text` in what it says of it.
+fn await_listed(testbed: &Testbed, place: &Place, text: &str) -> io::Result<()> {
+    await_that(&format!("the relay to list a stream with {text}"), || {
+        let mut list = testbed.near(&place.programs.join("viewer"));
+        list.args(place.options.to_relay("viewer")).args(["--list", "--json"]);
+        let listed = list.stderr(Stdio::null()).output()?;
+        Ok(String::from_utf8_lossy(&listed.stdout).contains(text))
+    })
 }
 
 fn usage(running: &[Program]) -> io::Result<BTreeMap<String, u64>> {
@@ -252,6 +258,7 @@ fn end(running: &mut [Program], kind: Kind) -> io::Result<Option<Counted>> {
 fn captured(kind: Kind, said: &str) -> u64 {
     match kind {
         Kind::Dumpcap => number_after(said, "Packets captured: "),
+        Kind::Alone | Kind::Bare | Kind::BareBlocks => number_before(said, "captured"),
         _ => number_before(said, "packets passed filter"),
     }
 }
@@ -260,7 +267,15 @@ fn captured(kind: Kind, said: &str) -> u64 {
 fn lost_at(kind: Kind, capture: &str, viewer: &str, generated: &Generated) -> BTreeMap<String, u64> {
     let mut lost = BTreeMap::new();
     let (offered, dropped) = match kind {
-        Kind::Ringcast => {
+        Kind::Bare | Kind::BareBlocks => (
+            number_before(capture, "packets passed the filter"),
+            number_before(capture, "dropped by the kernel"),
+        ),
+        Kind::Ringcast | Kind::TwoWorkers | Kind::Alone => {
+            let unsent = number_after(capture, "lost before sending: ");
+            if kind == Kind::Alone && unsent > 0 {
+                lost.insert("before sending".to_owned(), unsent);
+            }
             for (stage, count) in missing_terms(viewer) {
                 *lost.entry(stage).or_default() += count;
             }

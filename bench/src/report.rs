@@ -7,7 +7,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chain::Kind;
+use crate::chain::{Kind, is_sink};
 use crate::figures::{Latency, Spread};
 use crate::measure::Measurement;
 
@@ -81,6 +81,12 @@ pub struct Row {
     pub over_a: Option<Spread>,
     /// `with_sink_ns` over that of A in the same round.
     pub with_sink_over_a: Option<Spread>,
+    /// `chain_ns` over that of other chains in the same round, by their names: see [`Kind::beside`].
+    #[serde(default)]
+    pub over: BTreeMap<String, Spread>,
+    /// Packets that were delivered a second of the generator's time.
+    #[serde(default)]
+    pub delivered_pps: Spread,
     /// CPU of each program, in ns a packet: medians.
     pub program_ns: BTreeMap<String, f64>,
     /// Bytes on the line over bytes of the file format: median.
@@ -124,7 +130,14 @@ impl Report {
                 };
                 let runs = of(kind.name());
                 if !runs.is_empty() {
-                    self.rows.push(row(traffic, kind, &runs, &of(Kind::Tcpdump.name())));
+                    let mut row = row(traffic, kind, &runs, &of(Kind::Tcpdump.name()));
+                    for other in kind.beside() {
+                        let ratios = in_rounds(&runs, &of(other.name()), |one| one.chain_ns);
+                        if !ratios.is_empty() {
+                            row.over.insert(other.name().to_owned(), Spread::of(ratios));
+                        }
+                    }
+                    self.rows.push(row);
                 }
             }
         }
@@ -182,6 +195,9 @@ impl Report {
             let programs: Vec<String> =
                 row.program_ns.iter().map(|(name, ns)| format!("{name} {ns:.0}")).collect();
             let _ = writeln!(text, "      {}", programs.join(", "));
+            for (other, ratio) in &row.over {
+                let _ = writeln!(text, "      CPU over {other}: {}", with_range(*ratio, 2));
+            }
             if !row.lost_at.is_empty() {
                 let stages: Vec<String> =
                     row.lost_at.iter().map(|(stage, count)| format!("{stage} {count}")).collect();
@@ -210,12 +226,17 @@ fn with_sink(one: &Measurement) -> f64 {
     one.cpu_ns.values().sum()
 }
 
+/// A value over that of another chain, in each round that has both.
+fn in_rounds(runs: &[&Measurement], others: &[&Measurement], value: fn(&Measurement) -> f64) -> Vec<f64> {
+    let other = |one: &Measurement| others.iter().find(|other| other.round == one.round);
+    runs.iter().filter_map(|one| Some(value(one) / value(other(one)?).max(1.0))).collect()
+}
+
 fn row(traffic: &str, kind: Kind, runs: &[&Measurement], of_a: &[&Measurement]) -> Row {
     let spread = |value: fn(&Measurement) -> f64| Spread::of(runs.iter().map(|one| value(one)));
     // What only captures is not held against a chain that delivers.
     let over_a = |value: fn(&Measurement) -> f64| {
-        let pairs = runs.iter().filter_map(|one| Some((one, of_a.iter().find(|a| a.round == one.round)?)));
-        let ratios: Vec<f64> = pairs.map(|(one, a)| value(one) / value(a).max(1.0)).collect();
+        let ratios = in_rounds(runs, of_a, value);
         (!ratios.is_empty() && kind != Kind::Tcpdump).then(|| Spread::of(ratios))
     };
     let mut names: Vec<&String> = runs.iter().flat_map(|one| one.cpu_ns.keys()).collect();
@@ -240,10 +261,12 @@ fn row(traffic: &str, kind: Kind, runs: &[&Measurement], of_a: &[&Measurement]) 
         with_sink_ns: spread(with_sink),
         over_a: over_a(|one| one.chain_ns),
         with_sink_over_a: over_a(with_sink),
+        over: BTreeMap::new(),
+        delivered_pps: spread(|one| one.delivered as f64 / one.generated.seconds.max(1e-9)),
         program_ns: names.iter().map(|name| ((*name).clone(), median(name))).collect(),
         packed_share: (!packed.is_empty()).then(|| Spread::of(packed).median),
         peak_mib: spread(|one| {
-            let kib: u64 = one.peak_kib.iter().filter(|(name, _)| *name != "count").map(|(_, kib)| kib).sum();
+            let kib: u64 = one.peak_kib.iter().filter(|(name, _)| !is_sink(name)).map(|(_, kib)| kib).sum();
             kib as f64 / 1024.0
         }),
         latency: by_latency.get(by_latency.len() / 2).copied(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::chain::is_sink;
 use crate::report::{Report, Row};
 
 /// Where the bars begin and how long the longest is.
@@ -59,12 +60,12 @@ pub fn chart(report: &Report) -> String {
 
 fn bar(svg: &mut String, row: &Row, y: f64, scale: f64) {
     text(svg, 24.0, y + 13.0, "", &row.chain);
-    let programs = row.program_ns.iter().filter(|(name, _)| *name != "count");
-    let sink = row.program_ns.get_key_value("count");
+    let programs = row.program_ns.iter().filter(|(name, _)| !is_sink(name));
+    let sink = row.program_ns.iter().filter(|(name, _)| is_sink(name));
     let mut x = BARS_X;
     for (index, (name, ns)) in programs.chain(sink).enumerate() {
         let width = ns * scale;
-        let colour = if name == "count" { SINK } else { COLOURS[index % COLOURS.len()] };
+        let colour = if is_sink(name) { SINK } else { COLOURS[index % COLOURS.len()] };
         let _ = writeln!(
             svg,
             "<rect x='{x:.1}' y='{y:.1}' width='{width:.1}' height='{BAR_HEIGHT}' fill='{colour}'>\
@@ -72,7 +73,7 @@ fn bar(svg: &mut String, row: &Row, y: f64, scale: f64) {
             escape(name)
         );
         if width > 7.0 * name.len() as f64 + 4.0 {
-            let ink = if index < 1 && name != "count" { "fill='white'" } else { "fill='#222'" };
+            let ink = if index < 1 && !is_sink(name) { "fill='white'" } else { "fill='#222'" };
             text(svg, x + 3.0, y + 13.0, &format!("font-size='10' {ink}"), name);
         }
         x += width;

@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a veth pair, and programs that run there: pinned to a core, in
+//! Two network namespaces joined by a veth pair, and programs that run there: pinned to cores, in
 //! a control group each, with what they say kept in files.
 //!
 //! `gen` in one namespace is what is sent out of, `cap` in the other what is captured on. Without
@@ -72,7 +72,7 @@ impl Testbed {
         command
     }
 
-    /// Starts a program in the namespace of the capture, on a core, in a control group of its own.
+    /// Starts a program in the namespace of the capture, on some cores, in a control group of its own.
     /// What it says goes to its log, and its standard output too if that has no place to go.
     pub fn start(&self, what: &Start<'_>, input: Stdio, output: Option<Stdio>) -> io::Result<Program> {
         let group = Group::new(what.name)?;
@@ -81,7 +81,7 @@ impl Testbed {
         // next, so the process id stays the same.
         let mut command = Command::new("sh");
         command.args(["-c", r#"echo $$ >"$0" && exec "$@""#]).arg(group.procs());
-        command.args(["ip", "netns", "exec", &self.near, "taskset", "-c", &what.core.to_string()]);
+        command.args(["ip", "netns", "exec", &self.near, "taskset", "-c", what.cores]);
         let file = File::create(&log)?;
         let output = match output {
             Some(output) => output,
@@ -109,8 +109,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// Program and arguments.
     pub command: &'a [String],
-    /// Where it runs.
-    pub core: usize,
+    /// Cores it runs on, as taskset(1) takes them.
+    pub cores: &'a str,
 }
 
 /// A program that was started. Killed when dropped.

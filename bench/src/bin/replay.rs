@@ -36,7 +36,7 @@ struct Args {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Rounds: in each, every chain once, turn about. 7 with --peers, else 1
+    /// Rounds: in each, every chain once, turn about. 7 where there are several chains, else 1
     #[arg(long)]
     pairs: Option<usize>,
     /// Measure the others too
@@ -45,6 +45,12 @@ struct Args {
     /// Of the others only `tcpdump | socat`
     #[arg(long, conflicts_with = "peers")]
     against_a: bool,
+    /// The sniffer alone, its relay not counted, beside a bare loop of ring, gather and LZ4, and dumpcap
+    #[arg(long, conflicts_with_all = ["peers", "against_a", "two_workers"])]
+    alone: bool,
+    /// Also our chain with `--workers 2` of the relay
+    #[arg(long)]
+    two_workers: bool,
     /// TLS and tokens between our programs
     #[arg(long)]
     tls: bool,
@@ -57,9 +63,9 @@ struct Args {
     /// Core of the generator
     #[arg(long, default_value_t = 0)]
     generator_core: usize,
-    /// Core of the chain
-    #[arg(long, default_value_t = 1)]
-    chain_core: usize,
+    /// Cores of the chain: `1`, or `0,1`
+    #[arg(long, default_value = "1")]
+    chain_core: String,
     /// More arguments of our sniffer, in one word
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     sniffer_args: String,
@@ -141,11 +147,15 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
         relay: words(&args.relay_args),
         viewer: words(&args.viewer_args),
     };
-    let kinds: &[Kind] = match (args.peers, args.against_a) {
-        (true, _) => &Kind::ALL,
-        (false, true) => &[Kind::Ringcast, Kind::Tcpdump],
-        (false, false) => &[Kind::Ringcast],
+    let mut kinds = match (args.peers, args.against_a, args.alone) {
+        (true, _, _) => Kind::PEERS.to_vec(),
+        (_, true, _) => vec![Kind::Ringcast, Kind::Tcpdump],
+        (_, _, true) => Kind::ALONE.to_vec(),
+        _ => vec![Kind::Ringcast],
     };
+    if args.two_workers {
+        kinds.insert(1, Kind::TwoWorkers);
+    }
     let rounds = match (args.pairs, args.quick) {
         (Some(pairs), _) => pairs.max(1),
         (None, true) => 1,
@@ -171,7 +181,7 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
         let place = Place {
             programs: programs.clone(),
             generator_core: args.generator_core,
-            chain_core: args.chain_core,
+            chain_cores: args.chain_core.clone(),
             longest,
             options: Options { filter, ..options.clone() },
         };
@@ -180,7 +190,7 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
                 Rate::Max => None,
                 Rate::Pps(rate) => Some(*rate),
                 Rate::Search => {
-                    for kind in kinds {
+                    for kind in &kinds {
                         let found = search(&place, *kind, &traffic, report.seconds)?;
                         report.searched.push(found);
                     }
@@ -189,7 +199,7 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
             };
             let traffic = Traffic { rate, ..traffic.clone() };
             for round in 0..rounds {
-                let mut order: Vec<Kind> = kinds.to_vec();
+                let mut order = kinds.clone();
                 if round % 2 == 1 {
                     order.reverse();
                 }
