@@ -172,10 +172,13 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
                     "--cert {keys}/relay.pem --key {keys}/relay-key.pem --tokens {keys}/tokens.toml"
                 )));
             }
-            relay.command.extend(options.relay.clone());
-            if kind == Kind::TwoWorkers {
-                relay.command.extend(words("--workers 2"));
+            match kind {
+                Kind::TwoWorkers => relay.command.extend(words("--workers 2")),
+                // A sink keeps nothing: it would only fill memory that was never touched.
+                Kind::Alone => relay.command.extend(words("--recent 1MiB")),
+                _ => {}
             }
+            relay.command.extend(options.relay.clone());
             let mut viewer = part("viewer", our("viewer"), false, Ready::Now);
             viewer.command.extend(options.to_relay("viewer"));
             viewer.command.push("--until-end".to_owned());

@@ -9,6 +9,7 @@
 //! `replay` makes the namespaces, starts a chain, then the generator, and reports; each packet has a
 //! number, so what is lost is known to the packet. See README.md beside this crate.
 
+pub mod blocks;
 pub mod chain;
 pub mod figures;
 pub mod frames;
