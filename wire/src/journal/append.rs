@@ -51,6 +51,11 @@ impl<F: Fs> Journal<F> {
         if block.header().end {
             self.descriptions.forget(key);
         }
+        let (reading, begin_bytes) = (self.reading.position.segment, self.tuning.begin_bytes);
+        // What is about to be read stays in memory.
+        if let Some(writing) = self.writing.as_mut().filter(|writing| writing.number != reading) {
+            writing.begin_sync(begin_bytes);
+        }
         let unsynced = self.writing.as_ref().map_or(0, |writing| writing.end() - writing.synced);
         if unsynced >= self.tuning.sync_bytes {
             // The block was taken: what fails now is told by an event, or by the next call.

@@ -44,6 +44,8 @@ pub trait FsFile {
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Makes content and length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Begins to write this range to the disk, without waiting for it: a later sync has less to do. A hint.
+    fn begin_sync(&self, offset: u64, bytes: u64);
     /// The kernel need not keep this range in memory. A hint.
     fn forget(&self, offset: u64, bytes: u64);
 }
@@ -205,6 +207,12 @@ impl FsFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn begin_sync(&self, offset: u64, bytes: u64) {
+        // On Linux the same call begins to write what is not written yet (mm/fadvise.c), and drops only what is.
+        // sync_file_range(2) would be the exact one; no crate that is at hand has it.
+        self.forget(offset, bytes);
     }
 
     fn forget(&self, offset: u64, bytes: u64) {

@@ -172,6 +172,8 @@ struct Tuning {
     small_bytes: usize,
     /// Blocks wait until this many bytes are there. Measured with blocks of 1 KiB: see the bench.
     pending_bytes: usize,
+    /// Written bytes that the disk is told to begin with.
+    begin_bytes: u64,
     /// Unsynced bytes that make a sync.
     sync_bytes: u64,
     /// Acknowledged bytes that make the cursor be written.
@@ -185,6 +187,7 @@ impl Default for Tuning {
         Self {
             small_bytes: 32 << 10,
             pending_bytes: 64 << 10,
+            begin_bytes: 1 << 20,
             sync_bytes: 16 << 20,
             cursor_bytes: 16 << 20,
             piece_bytes: PIECE_BYTES,

@@ -119,6 +119,7 @@ impl Model {
         let tuning = Tuning {
             small_bytes,
             pending_bytes: small_bytes.max(512) * 2,
+            begin_bytes: 1000,
             sync_bytes: [1, 2000, 1 << 30][random.below(3) as usize],
             cursor_bytes: [1, 3000, 1 << 30][random.below(3) as usize],
             piece_bytes: 5000,

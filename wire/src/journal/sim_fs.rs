@@ -360,5 +360,7 @@ impl FsFile for SimFile {
         if fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 
+    fn begin_sync(&self, _offset: u64, _bytes: u64) {}
+
     fn forget(&self, _offset: u64, _bytes: u64) {}
 }

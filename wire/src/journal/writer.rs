@@ -27,6 +27,8 @@ pub struct Writing<File> {
     pub limit: u64,
     /// First byte that is not in the file yet.
     pub flushed: u64,
+    /// First byte that the disk was not told to begin with; `synced` where that is further on.
+    begun: u64,
     /// First byte that is not known to be durable.
     pub synced: u64,
     /// Since when something waits in `pending`.
@@ -52,6 +54,7 @@ impl<File: FsFile> Writing<File> {
             index: Index::default(),
             limit,
             flushed: 0,
+            begun: 0,
             synced: 0,
             pending_since: None,
             unsynced_since: None,
@@ -128,6 +131,16 @@ impl<File: FsFile> Writing<File> {
         }
         self.pending_since = None;
         Ok(())
+    }
+
+    /// Lets the disk begin with what was flushed, once that is `bytes` or more: it works while the next blocks
+    /// are copied, and the sync that follows finds little left to wait for.
+    pub fn begin_sync(&mut self, bytes: u64) {
+        let from = self.begun.max(self.synced);
+        if self.flushed - from >= bytes {
+            self.file.begin_sync(from, self.flushed - from);
+            self.begun = self.flushed;
+        }
     }
 
     /// Makes durable what was flushed, and says which bytes these are.
