@@ -17,6 +17,7 @@ pub mod group;
 pub mod measure;
 pub mod numbers;
 pub mod pace;
+pub mod player;
 pub mod report;
 #[allow(unsafe_code)] // a ring of packet(7), mapped: see the head of the module
 pub mod ring;
