@@ -93,7 +93,8 @@ impl Blocks {
         }
         // All stay in memory: the pool lends without a bound of its own.
         let mut packer = Packer::new(KEY, Pool::new(usize::MAX / 2), BODY_BYTES, compression);
-        let interface = Interface { name: "cap".into(), link_type: 1, snaplen: 262_144, ..Interface::default() };
+        let interface =
+            Interface { name: "cap".into(), link_type: 1, snaplen: 262_144, ..Interface::default() };
         let description = Description {
             name: NAME.into(),
             opened_ns: FIRST_NS,
@@ -114,9 +115,11 @@ impl Blocks {
             if made_bytes >= raw_bytes {
                 break;
             }
-            let push = |packer: &mut Packer| packer.push(0, time_ns, frame.len() as u32, [&frame[..]], &FLAGS);
+            let push =
+                |packer: &mut Packer| packer.push(0, time_ns, frame.len() as u32, [&frame[..]], &FLAGS);
             if push(&mut packer).is_err() {
-                let block = packer.seal().ok_or_else(|| BlocksError::Pack("no room for a packet".to_owned()))?;
+                let block =
+                    packer.seal().ok_or_else(|| BlocksError::Pack("no room for a packet".to_owned()))?;
                 made_bytes += u64::from(block.header().raw_bytes);
                 packets.push(block);
                 push(&mut packer).map_err(|error| BlocksError::Pack(error.to_string()))?;
@@ -138,7 +141,12 @@ impl Blocks {
 
     /// What a relay says of the stream.
     pub fn status(&self) -> StreamStatus {
-        StreamStatus { key: KEY, name: NAME.into(), interfaces: vec!["cap".into()], ..StreamStatus::default() }
+        StreamStatus {
+            key: KEY,
+            name: NAME.into(),
+            interfaces: vec!["cap".into()],
+            ..StreamStatus::default()
+        }
     }
 }
 

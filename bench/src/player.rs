@@ -111,7 +111,8 @@ impl<'a> Playing<'a> {
             }
             self.connection.drive(now)?;
             let is_ready = self.connection.is_ready();
-            let has_more = self.left.as_ref().is_some_and(|left| left.len() > 0) && self.connection.wants_data();
+            let has_more =
+                self.left.as_ref().is_some_and(|left| left.len() > 0) && self.connection.wants_data();
             if !is_ready && !has_more {
                 return Ok(());
             }

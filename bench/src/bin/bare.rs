@@ -58,10 +58,8 @@ fn run(args: &Args) -> io::Result<String> {
             ring.walk(|frame| gathered.extend_from_slice(frame.data))
         };
         let Some(walked) = walked else {
-            let mut waited = [
-                PollFd::new(ring.as_fd(), PollFlags::POLLIN),
-                PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-            ];
+            let mut waited =
+                [PollFd::new(ring.as_fd(), PollFlags::POLLIN), PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
             poll(&mut waited, PollTimeout::NONE)?;
             if waited[1].any() == Some(true) {
                 break;
