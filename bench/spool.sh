@@ -79,7 +79,7 @@ echo "== 2. no relay: 1514 bytes, random, flat out for $seconds s (veth)"
 for compression in none lz4; do
   on_near "$bin/sniffer" -i cap -f udp --name bench --compression "$compression" \
     --spool "$directory/away" --spool-size 40GiB 2>"$logs/away" &
-  await_said "$logs/away" 'connect'
+  await_said "$logs/away" 'capture goes on'
   sent=$(generate --seconds "$seconds")
   end_near sniffer
   wait
