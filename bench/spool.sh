@@ -103,7 +103,7 @@ sleep "$away"
 relay
 for _ in $(seq 180); do
   # What the sniffer's TCP has sent: of the connections to the relay, the one that sends.
-  sent=$(ip netns exec "$near" ss -tniH dst 127.0.0.1:9440 | grep -o 'bytes_sent:[0-9]*' | cut -d: -f2 | sort -n | tail -1)
+  sent=$(ip netns exec "$near" ss -tniH dst 127.0.0.1:9440 | sed -n 's/.*bytes_sent:\([0-9]*\).*/\1/p' | sort -n | tail -1)
   echo "$(date +%s.%N) ${sent:-0}"
   sleep 0.1
 done >"$logs/samples"
