@@ -16,6 +16,7 @@ mod origin;
 #[cfg(feature = "conformance")]
 mod plain;
 mod sending;
+mod staged;
 mod text;
 mod transport;
 mod url;
@@ -35,6 +36,7 @@ pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
 pub use origin::{Origin, OriginError};
+use staged::Staged;
 use transport::{Came, Transport};
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
@@ -177,9 +179,8 @@ pub struct Connection {
     data_bytes: usize,
     committed: VecDeque<Piece>,
     committed_bytes: usize,
-    /// Masked bytes of a client (and any handshake bytes): `staged_from..` is unsent.
-    staged: Vec<u8>,
-    staged_from: usize,
+    /// Masked bytes of a client (and any handshake bytes).
+    staged: Staged,
     /// Where in the stream of all staged bytes each data message ends.
     staged_ends: VecDeque<u64>,
     staged_total: u64,
@@ -238,8 +239,7 @@ impl Connection {
             data_bytes: 0,
             committed: VecDeque::new(),
             committed_bytes: 0,
-            staged: Vec::new(),
-            staged_from: 0,
+            staged: Staged::default(),
             staged_ends: VecDeque::new(),
             staged_total: 0,
             data_sent: 0,

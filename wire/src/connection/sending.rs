@@ -75,7 +75,7 @@ impl Connection {
         self.check_control_queue()?;
         self.send(now)?;
         if let Phase::Closing { shut: false, .. } = self.phase
-            && self.staged_from == self.staged.len()
+            && self.staged.is_empty()
             && self.control.is_empty()
             && self.committed.is_empty()
         {
@@ -98,10 +98,10 @@ impl Connection {
                 self.transport.flush()
             } else {
                 self.commit()?;
-                if self.staged_from < self.staged.len() {
-                    self.transport.write(&[IoSlice::new(&self.staged[self.staged_from..])])
-                } else {
+                if self.staged.is_empty() {
                     write_pieces(&mut self.transport, &self.committed)
+                } else {
+                    self.transport.write(&[IoSlice::new(self.staged.unsent())])
                 }
             };
             match sent {
@@ -125,13 +125,12 @@ impl Connection {
             return false; // what is staged waits for the TLS handshake
         }
         let queued = !self.control.is_empty() || !self.data.is_empty() || !self.committed.is_empty();
-        self.staged_from < self.staged.len() || (queued && (self.is_open() || self.is_closing()))
+        !self.staged.is_empty() || (queued && (self.is_open() || self.is_closing()))
     }
 
     /// Lets go of everything that waits: it can never be sent.
     pub(super) fn abandon(&mut self) {
         self.staged.clear();
-        self.staged_from = 0;
         self.staged_ends.clear();
         self.control.clear();
         self.control_bytes = 0;
@@ -181,7 +180,7 @@ impl Connection {
             self.committed.push_back(piece);
         }
         self.count_against_budget();
-        if self.is_client && self.staged_from == self.staged.len() {
+        if self.is_client && self.staged.is_empty() {
             self.mask_into_send_buffer();
         }
         Ok(())
@@ -189,29 +188,27 @@ impl Connection {
 
     /// Fills a client's send buffer from the committed messages.
     pub(super) fn mask_into_send_buffer(&mut self) {
-        self.staged.clear();
-        self.staged_from = 0;
-        self.staged.reserve(SEND_BUFFER_BYTES);
+        if self.committed.is_empty() {
+            return;
+        }
+        self.staged.begin(SEND_BUFFER_BYTES);
         while let Some(piece) = self.committed.front_mut() {
-            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
-            if room < 64 {
+            let room = self.staged.room();
+            if room.len() < 64 {
                 break;
             }
-            let before = self.staged.len();
-            if piece.done == 0 {
-                self.staged.extend_from_slice(&piece.head);
-                piece.done = piece.head.len();
-            }
-            let payload_done = piece.done - piece.head.len();
-            let room = SEND_BUFFER_BYTES.saturating_sub(self.staged.len());
-            let count = room.min(piece.payload.len() - payload_done);
+            let head = &piece.head[piece.done.min(piece.head.len())..];
+            let (head_room, room) = room.split_at_mut(head.len());
+            head_room.copy_from_slice(head);
+            let payload_done = piece.done.saturating_sub(piece.head.len());
+            let count = room.len().min(piece.payload.len() - payload_done);
             let from = &piece.payload[payload_done..payload_done + count];
             // The envelope, eight bytes, is part of the masked payload: the phase stays the same.
-            let at = self.staged.len();
-            self.staged.resize(at + count, 0);
-            copy_masked(from, &mut self.staged[at..], piece.mask.unwrap_or_default(), payload_done);
-            piece.done += count;
-            self.staged_total += (self.staged.len() - before) as u64;
+            copy_masked(from, &mut room[..count], piece.mask.unwrap_or_default(), payload_done);
+            let filled = head.len() + count;
+            self.staged.fill(filled);
+            piece.done += filled;
+            self.staged_total += filled as u64;
             if piece.done < piece.len() {
                 break;
             }
@@ -225,15 +222,15 @@ impl Connection {
 
     /// Stages bytes that are no message: those of a handshake.
     pub(super) fn stage(&mut self, bytes: &[u8]) {
-        self.staged.extend_from_slice(bytes);
+        self.staged.push(bytes);
         self.staged_total += bytes.len() as u64;
     }
 
     /// `count` more bytes have been handed to the kernel.
     pub(super) fn settle(&mut self, mut count: usize) {
-        if self.staged_from < self.staged.len() {
-            self.staged_from += count;
-            let staged_left = (self.staged.len() - self.staged_from) as u64;
+        if !self.staged.is_empty() {
+            self.staged.sent(count);
+            let staged_left = self.staged.unsent().len() as u64;
             let through = self.staged_total - staged_left;
             while self.staged_ends.front().is_some_and(|end| *end <= through) {
                 self.staged_ends.pop_front();
