@@ -110,8 +110,8 @@ pub struct Args {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
 
-    /// How packed blocks are compressed.
-    #[arg(long, value_name = "METHOD", default_value = "lz4")]
+    /// How packed blocks are compressed: auto, lz4 or none.
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub compression: CompressionArg,
 
     /// Wait for an interface that is missing at start, instead of leaving with status 1.
@@ -162,7 +162,10 @@ pub enum Fanout {
 /// How packed blocks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompressionArg {
-    /// LZ4; what does not shrink is sent as it is.
+    /// LZ4 where it leaves half or less, which costs less CPU in all than sending it as it is. While
+    /// the line or the disk is short of room (--rate, an outage, a line that is behind), as lz4.
+    Auto,
+    /// LZ4 wherever it helps at all: for lines that are slow or paid by the byte.
     Lz4,
     /// Not at all.
     None,

@@ -15,6 +15,9 @@ use crate::ring::FanoutMode;
 
 /// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, one under way.
 const WORKING_BYTES: usize = 8 << 20;
+/// Most bytes of a packed block: it stays in a core's cache from packing to sending, and at the relay
+/// and the viewer from the socket on.
+const PACKED_BYTES: usize = 256 << 10;
 const MEMORY_BYTES_MIN: usize = 32 << 20;
 /// A few segments: of fewer the oldest, which makes room, would be most of what there is.
 const SPOOL_BYTES_MIN: usize = 4 << 20;
@@ -171,8 +174,9 @@ impl Config {
             snaplen: args.snaplen,
             memory_bytes: args.memory,
             // The header goes in front, and both together into one size class of the pool.
-            body_bytes: args.block_size.max(64 << 10) - wire::block::HEADER_BYTES,
+            body_bytes: args.block_size.clamp(64 << 10, PACKED_BYTES) - wire::block::HEADER_BYTES,
             compression: match args.compression {
+                CompressionArg::Auto => Compression::Auto,
                 CompressionArg::Lz4 => Compression::Lz4,
                 CompressionArg::None => Compression::None,
             },

@@ -40,13 +40,15 @@ pub enum Handed {
 pub struct Handover {
     sender: Sender<Handed>,
     waker: Arc<Waker>,
+    room_is_short: Arc<AtomicBool>,
 }
 
 impl Handover {
     /// Both ends; the receiving poll is woken under `token`.
     pub fn new(registry: &Registry, token: Token) -> io::Result<(Self, Receiver<Handed>)> {
         let (sender, receiver) = channel();
-        Ok((Self { sender, waker: Arc::new(Waker::new(registry, token)?) }, receiver))
+        let waker = Arc::new(Waker::new(registry, token)?);
+        Ok((Self { sender, waker, room_is_short: Arc::default() }, receiver))
     }
 
     /// Hands over, and wakes the uplink.
@@ -55,6 +57,16 @@ impl Handover {
         if self.sender.send(handed).is_ok() {
             let _ = self.waker.wake();
         }
+    }
+
+    /// Whether bytes are dear, on the line or on the disk.
+    pub fn room_is_short(&self) -> bool {
+        self.room_is_short.load(Ordering::Relaxed)
+    }
+
+    /// Says whether they are.
+    pub fn set_room_is_short(&self, is_short: bool) {
+        self.room_is_short.store(is_short, Ordering::Relaxed);
     }
 
     /// Wakes the uplink, to look at whatever else changed.

@@ -351,6 +351,7 @@ impl Sending {
     }
 
     fn seal(&mut self) {
+        self.output.packer.set_room_is_short(self.handover.room_is_short());
         if let Some(block) = self.output.packer.seal() {
             self.pace.add(block.bytes().len());
             self.output.set_kernel(self.output.packer.packed().0, 0); // nothing is dropped here

@@ -16,14 +16,22 @@ use crate::pool::{Buffer, Pool};
 /// A body is stored when LZ4 leaves more than this share of it, in 1/128: reading it back would
 /// cost more than the line saves.
 const STORED_SHARE: usize = 124;
+/// The same where CPU is worth more than the line: what shrinks less costs more to compress and to
+/// unpack than the bytes that it saves cost to copy, all the way from here to the reader.
+const ROOMY_SHARE: usize = 64;
 /// How much of a body is tried first when the one before did not compress, in bytes.
-const PROBE_BYTES: usize = 32 << 10;
+const PROBE_BYTES: usize = 16 << 10;
+/// While the line has room, one body in so many is tried after one that did not pay.
+const PROBE_INTERVAL: u32 = 4;
 
 /// How bodies are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// LZ4 block format, or stored where that does not pay.
+    /// As `Lz4` while room is short, on the line or on the disk ([`Packer::set_room_is_short`]).
+    /// Otherwise only what shrinks to half or less.
     #[default]
+    Auto,
+    /// LZ4 block format, or stored where that leaves more than 97 %.
     Lz4,
     /// Always stored.
     None,
@@ -56,7 +64,11 @@ pub struct Packer {
     gather: Option<Gather>,
     /// The LZ4 output buffer of the last block that was stored, for the next one.
     spare: Option<Buffer>,
-    last_was_stored: bool,
+    /// The last body that was tried did not pay.
+    does_not_pay: bool,
+    /// Bodies that were stored untried since.
+    untried: u32,
+    room_is_short: bool,
     /// What the packet that last found no room takes, if that is more than a usual body.
     wanted_bytes: usize,
     sequence: u64,
@@ -87,7 +99,9 @@ impl Packer {
             body_bytes: body_bytes.min(BODY_BYTES_MAX),
             gather: None,
             spare: None,
-            last_was_stored: false,
+            does_not_pay: false,
+            untried: 0,
+            room_is_short: false,
             wanted_bytes: 0,
             sequence: 0,
             packets_before: 0,
@@ -112,6 +126,12 @@ impl Packer {
         self.sequence = 0;
         self.packets_before = 0;
         self.bytes_before = 0;
+    }
+
+    /// Whether bytes are dear now, on the line or on the disk, for [`Compression::Auto`]; at first
+    /// they are not.
+    pub fn set_room_is_short(&mut self, is_short: bool) {
+        self.room_is_short = is_short;
     }
 
     /// The stream being packed.
@@ -160,7 +180,7 @@ impl Packer {
 
     fn prepare_for(&mut self, body_bytes: usize) -> bool {
         // The buffer for the output is had first, so that sealing cannot fail for want of one.
-        if self.compression == Compression::Lz4 {
+        if self.compression != Compression::None {
             let bytes = HEADER_BYTES + get_maximum_output_size(body_bytes);
             if self.spare.as_ref().is_none_or(|spare| spare.len() < bytes) {
                 self.spare = None;
@@ -267,7 +287,7 @@ impl Packer {
         self.wanted_bytes = 0;
         let body_len = gather.len;
         let compressed = self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]);
-        self.last_was_stored = compressed.is_none();
+        let is_compressed = compressed.is_some();
         let (mut buffer, packed_len) = match compressed {
             Some(output) => output,
             None => {
@@ -277,7 +297,7 @@ impl Packer {
         };
         let header = Header {
             kind: Kind::Packets,
-            lz4: !self.last_was_stored,
+            lz4: is_compressed,
             end: false,
             key: self.key,
             sequence: self.sequence,
@@ -300,17 +320,31 @@ impl Packer {
 
     /// LZ4 of `body` behind room for a header, and its length; `None` when it does not pay.
     fn compress(&mut self, body: &[u8]) -> Option<(Buffer, usize)> {
-        if self.compression == Compression::None {
-            return None;
+        let (paying_share, interval) = match self.compression {
+            Compression::None => return None,
+            Compression::Auto if !self.room_is_short => (ROOMY_SHARE, PROBE_INTERVAL),
+            Compression::Auto | Compression::Lz4 => (STORED_SHARE, 1),
+        };
+        if self.does_not_pay {
+            self.untried += 1;
+            if self.untried < interval {
+                return None;
+            }
+            self.untried = 0;
         }
         let mut output = self.spare.take()?;
+        let pays = |packed: usize, of: usize, share: usize| packed * 128 <= of * share;
         // After a body that did not shrink, a piece from the middle tells whether this one may.
         let middle = body.len() / 2;
-        let is_worth_it = !self.last_was_stored
+        let is_worth_it = !self.does_not_pay
             || body.len() < 4 * PROBE_BYTES
-            || self.compress_into(&body[middle..middle + PROBE_BYTES], &mut output).is_some();
+            || self
+                .compress_into(&body[middle..middle + PROBE_BYTES], &mut output)
+                .is_some_and(|packed| pays(packed, PROBE_BYTES, paying_share));
         let packed = if is_worth_it { self.compress_into(body, &mut output) } else { None };
-        match packed {
+        self.does_not_pay = packed.is_none_or(|packed| !pays(packed, body.len(), paying_share));
+        // Once the work is done its fruit is taken.
+        match packed.filter(|packed| pays(*packed, body.len(), STORED_SHARE)) {
             Some(packed) => Some((output, packed)),
             None => {
                 self.spare = Some(output);
@@ -319,10 +353,9 @@ impl Packer {
         }
     }
 
-    /// Length of LZ4's output, which is behind the room for a header; `None` when it does not pay.
+    /// Length of LZ4's output, which is behind the room for a header.
     fn compress_into(&mut self, input: &[u8], output: &mut Buffer) -> Option<usize> {
-        let packed = compress_into_with_table(input, &mut output[HEADER_BYTES..], &mut self.table).ok()?;
-        (packed * 128 <= input.len() * STORED_SHARE).then_some(packed)
+        compress_into_with_table(input, &mut output[HEADER_BYTES..], &mut self.table).ok()
     }
 
     /// Moves a block that fills less than a quarter of its buffer into one of its size, so that a
@@ -463,6 +496,41 @@ mod tests {
             block.unpack_into(&mut body).expect("unpacks");
             assert_eq!(Epbs::new(&body, 1).next().expect("one").expect("whole").data, data);
         }
+    }
+
+    /// Text that LZ4 leaves about two thirds of: every third piece of eight bytes came before.
+    fn middling(len: usize, seed: u32) -> Vec<u8> {
+        let mut bytes = noise(len, seed);
+        bytes.chunks_exact_mut(24).for_each(|chunk| chunk[16..].copy_from_slice(b"GET /abc"));
+        bytes
+    }
+
+    #[test]
+    fn what_shrinks_little_is_compressed_where_room_is_short_only() {
+        let pool = Pool::new(32 << 20);
+        let key = StreamKey { epoch: Epoch(1), stream: 2 };
+        let mut packer = Packer::new(key, pool, 1 << 20, Compression::Auto);
+        let seal = |packer: &mut Packer, data: &[u8]| {
+            packer.push(0, 1, data.len() as u32, [data], &[]).expect("fits");
+            let block = packer.seal().expect("a packet");
+            let mut body = Vec::new();
+            block.unpack_into(&mut body).expect("unpacks");
+            assert_eq!(Epbs::new(&body, 1).next().expect("one").expect("whole").data, data);
+            block.header().lz4
+        };
+        let middling = middling(200_000, 7);
+        // The first is tried, and what came of it is taken; then one in four is looked at.
+        let seen: Vec<bool> = (0..10).map(|_| seal(&mut packer, &middling)).collect();
+        assert_eq!(seen, [true, false, false, false, false, false, false, false, false, false]);
+        packer.set_room_is_short(true);
+        assert!((0..5).all(|_| seal(&mut packer, &middling)), "with little room each is compressed");
+        packer.set_room_is_short(false);
+        let seen: Vec<bool> = (0..5).map(|_| seal(&mut packer, &middling)).collect();
+        assert_eq!(seen, [true, false, false, false, false]);
+        // What shrinks well is found out within four blocks, and is compressed from there on.
+        let text = vec![7; 200_000];
+        let seen: Vec<bool> = (0..8).map(|_| seal(&mut packer, &text)).collect();
+        assert!(seen[..3].iter().any(|lz4| !lz4) && seen[4..].iter().all(|lz4| *lz4), "{seen:?}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl Output {
 
     /// Hands over what was gathered, if anything.
     pub fn seal(&mut self, handover: &Handover) {
+        self.packer.set_room_is_short(handover.room_is_short());
         if let Some(block) = self.packer.seal() {
             self.hand_over(block, handover);
         }

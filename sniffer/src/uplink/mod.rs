@@ -5,6 +5,7 @@
 
 mod line;
 mod pacing;
+mod room;
 mod spooling;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,7 @@ use wire::text::printable;
 use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
+use self::room::Room;
 use crate::config::Config;
 use crate::feedback::{FeedbackDetector, Verdict};
 use crate::fleet::Fleet;
@@ -109,6 +111,7 @@ pub struct Sender {
     /// What is not settled is being spooled, until then.
     spool_until: Option<Instant>,
     rate_bytes: Option<u64>,
+    room: Room,
     watchdog: Watchdog,
     watch_at: Instant,
     handed_blocks: u64,
@@ -202,6 +205,7 @@ impl Sender {
             spool,
             spool_until: None,
             rate_bytes: config.rate_bytes,
+            room: Room::new(),
             watchdog: Watchdog::new(started),
             watch_at: started + WATCH_TIME,
             handed_blocks: 0,
@@ -258,6 +262,7 @@ impl Sender {
             self.connect_if_due(now);
             self.serve_connection(now);
             self.serve_spool(now);
+            self.watch_room(now);
             self.free_memory();
             self.watch_feedback(now);
             self.watch(now);
@@ -411,6 +416,13 @@ impl Sender {
             }
         }
         self.used_when_woken = used;
+    }
+
+    /// Tells the packing threads whether bytes are dear.
+    fn watch_room(&mut self, now: Instant) {
+        let is_behind = self.room.is_short(now, self.uplink.waiting_bytes() > 0);
+        let is_cut = !self.uplink.is_streaming() || self.uplink.has_spooled();
+        self.handover.set_room_is_short(is_behind || is_cut || self.rate_bytes.is_some());
     }
 
     fn watch_feedback(&mut self, now: Instant) {

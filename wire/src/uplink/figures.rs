@@ -36,6 +36,16 @@ impl Uplink {
         self.totals.retained_bytes == 0 && self.spool.is_empty()
     }
 
+    /// Bytes of blocks in memory that wait to be sent.
+    pub fn waiting_bytes(&self) -> usize {
+        self.live.bytes + self.backlog.bytes
+    }
+
+    /// Whether anything is in the spool that is not settled.
+    pub fn has_spooled(&self) -> bool {
+        !self.spool.is_empty()
+    }
+
     /// Whether what is not settled is in the spool.
     pub fn is_spooled(&self) -> bool {
         let is_safe = |one: &Retained| matches!(one.place, Place::Loaded(_));
