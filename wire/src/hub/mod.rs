@@ -324,9 +324,11 @@ impl Hub {
         }
     }
 
-    /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told.
+    /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told. Gives back
+    /// what idle viewers once needed.
     pub fn handle_timeout(&mut self, now_ms: u64, limit_ms: u64) {
         self.now_ms = now_ms;
+        self.viewers.values_mut().for_each(Viewer::release);
         let gone = |stream: &Stream| match stream.state {
             State::Away(since) => now_ms.saturating_sub(since) >= limit_ms,
             _ => false,

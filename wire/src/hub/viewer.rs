@@ -11,6 +11,9 @@ use crate::lanes::Lanes;
 use crate::ledger::Stage;
 use crate::message::{Control, Cursor, Selection, StreamStatus};
 
+/// Entries that an empty queue keeps room for while nothing happens.
+const QUEUE_KEPT: usize = 16;
+
 /// A block on its way to one viewer.
 #[derive(Clone, Debug)]
 pub(super) struct Delivery {
@@ -355,6 +358,17 @@ impl Viewer {
         settled.into_iter().filter_map(|(key, settles)| Some((key, settles?))).collect()
     }
 
+    /// Gives back the room of queues in which nothing waits: a viewer that joins a thousand streams has
+    /// as many descriptions to come, once.
+    pub fn release(&mut self) {
+        if self.queue.is_empty() {
+            self.queue.shrink_to(QUEUE_KEPT);
+        }
+        if self.in_flight.is_empty() {
+            self.in_flight.shrink_to(QUEUE_KEPT);
+        }
+    }
+
     /// Everything this viewer still owes: it is leaving.
     pub fn take_unsettled(&mut self) -> Vec<(StreamKey, u64)> {
         let queued = self.queue.drain(..).map(|delivery| (delivery.key, delivery.settles));
@@ -377,5 +391,24 @@ impl Viewer {
         }
         self.queued_bytes = 0;
         dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_viewers_keep_no_room_for_what_once_waited() {
+        let mut viewer = Viewer::worker(1 << 20);
+        for stream in 0..1000 {
+            viewer.push_again(StreamKey { epoch: Epoch(1), stream }, Bytes::from_static(b"block"), true);
+        }
+        while viewer.pop().is_some() {}
+        viewer.release();
+        assert!(viewer.in_flight.len() == 1000 && viewer.queue.capacity() == QUEUE_KEPT);
+        assert!(viewer.settle(1000).is_empty());
+        viewer.release();
+        assert_eq!(viewer.in_flight.capacity(), QUEUE_KEPT);
     }
 }
