@@ -81,8 +81,8 @@ impl Blocks {
         Announcement { key: self.next.key, interfaces, opened_ns: 1, ..Announcement::default() }
     }
 
-    /// The message that comes first: the stream's description.
-    pub fn first(&self) -> Message {
+    /// The message that comes first.
+    pub fn description(&self) -> Message {
         let mut payload = [&Envelope::default().emit()[..], &self.description].concat();
         apply_mask(&mut payload, self.mask, 0);
         let head = client_head(BINARY, payload.len(), self.mask);
@@ -90,7 +90,7 @@ impl Blocks {
     }
 
     /// The next message.
-    pub fn next(&mut self) -> Message {
+    pub fn next_message(&mut self) -> Message {
         let sequence = self.next.sequence;
         let (of, body) = &self.bodies[sequence as usize % self.bodies.len()];
         let Header { key, packets_before, bytes_before, .. } = self.next;
@@ -142,7 +142,7 @@ mod tests {
         let (mask, frames) = ([1, 2, 3, 4], Frames::make(Size::Mix, Payload::Text));
         let mut blocks = Blocks::pack(&frames, Epoch(7), mask).expect("blocks");
         let (mut place, mut unpacked) = (None, Vec::new());
-        for message in [blocks.first()].into_iter().chain((0..20).map(|_| blocks.next())) {
+        for message in [blocks.description()].into_iter().chain((0..20).map(|_| blocks.next_message())) {
             let bytes = [&message.head[..], &message.body].concat();
             let head = client_head(BINARY, bytes.len() - 14, mask);
             let head_bytes = if bytes.len() - 14 < 65_536 { 8 } else { 14 };

@@ -252,7 +252,7 @@ impl Source {
         // It waits rather than have blocks skipped, and so asks how much may be under way.
         line.queue(&Control::Paced { wants: true });
         let mut source = Self::raw_end(End::Line(Box::new(line)), blocks);
-        source.under_way = Some((source.blocks.first(), 0));
+        source.under_way = Some((source.blocks.description(), 0));
         (source.window_bytes, source.viewers_awaited) = (plan.window_bytes, plan.viewers as u32);
         Ok(source)
     }
@@ -316,7 +316,7 @@ impl Source {
         if !self.may_send() {
             return None;
         }
-        let message = self.blocks.next();
+        let message = self.blocks.next_message();
         if let End::Line(_) = self.end {
             self.unsettled.push_back((message.sequence, message.len()));
             self.unsettled_bytes += message.len();

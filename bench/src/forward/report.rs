@@ -109,19 +109,18 @@ impl Report {
                 let ratios = ratios(&runs, to, value);
                 if ratios.is_empty() { "-".to_owned() } else { with_range(Spread::of(ratios), 2) }
             };
+            // HAProxy has one sink, and one to several is the relay's alone.
+            let beside_haproxy = if viewers == 1 { &haproxy[..] } else { &[] };
+            let beside_one = if middle == Middle::Relay { &one_to_one[..] } else { &[] };
             let _ = writeln!(
                 text,
                 "  {:<30} {:>18} {:>18} {:>18} {:>18} {:>18} {:>7.0} {:>7.0} {:>12}",
                 format!("{}, {viewers}, {}", middle.name(), runs.len()),
                 with_range(spread(&|one| one.rate() / 1e9), 2),
                 with_range(spread(&|one| one.bytes_per_cpu() / 1e9), 2),
-                ratio(&haproxy, load::Measured::rate),
-                ratio(&haproxy, load::Measured::bytes_per_cpu),
-                if middle == Middle::Relay {
-                    ratio(&one_to_one, load::Measured::bytes_per_cpu)
-                } else {
-                    "-".to_owned()
-                },
+                ratio(beside_haproxy, load::Measured::rate),
+                ratio(beside_haproxy, load::Measured::bytes_per_cpu),
+                ratio(beside_one, load::Measured::bytes_per_cpu),
                 spread(&|one| 100.0 * one.cpu_s / one.seconds).median,
                 spread(&|one| 100.0 * one.load_cpu_s / one.seconds).median,
                 format!("{:.0}, {:.0}", mib(1), mib(2)),
