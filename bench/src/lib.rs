@@ -7,11 +7,13 @@
 //! ```
 //!
 //! `replay` makes the namespaces, starts a chain, then the generator, and reports; each packet has a
-//! number, so what is lost is known to the packet. See README.md beside this crate.
+//! number, so what is lost is known to the packet. `relay_load` measures the relay alone, beside
+//! HAProxy: [`forward`]. See README.md beside this crate.
 
 pub mod blocks;
 pub mod chain;
 pub mod figures;
+pub mod forward;
 pub mod frames;
 pub mod group;
 pub mod measure;

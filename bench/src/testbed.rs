@@ -75,21 +75,7 @@ impl Testbed {
     /// Starts a program in the namespace of the capture, on some cores, in a control group of its own.
     /// What it says goes to its log, and its standard output too if that has no place to go.
     pub fn start(&self, what: &Start<'_>, input: Stdio, output: Option<Stdio>) -> io::Result<Program> {
-        let group = Group::new(what.name)?;
-        let log = self.logs.join(format!("{}.log", what.name));
-        // ip(8) hides /sys/fs/cgroup, so the shell goes into the group before; each then becomes the
-        // next, so the process id stays the same.
-        let mut command = Command::new("sh");
-        command.args(["-c", r#"echo $$ >"$0" && exec "$@""#]).arg(group.procs());
-        command.args(["ip", "netns", "exec", &self.near, "taskset", "-c", what.cores]);
-        let file = File::create(&log)?;
-        let output = match output {
-            Some(output) => output,
-            None => file.try_clone()?.into(),
-        };
-        command.args(what.command).stdin(input).stdout(output).stderr(file);
-        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("sh: {error}")))?;
-        Ok(Program { name: what.name.to_owned(), child, group, log })
+        Program::start(what, &["ip", "netns", "exec", &self.near], &self.logs, input, output)
     }
 }
 
@@ -124,6 +110,32 @@ pub struct Program {
 }
 
 impl Program {
+    /// Starts a program by another, `through` (none if that is empty), as [`Testbed::start`] does; its
+    /// log is a file in `logs`.
+    pub fn start(
+        what: &Start<'_>,
+        through: &[&str],
+        logs: &Path,
+        input: Stdio,
+        output: Option<Stdio>,
+    ) -> io::Result<Self> {
+        let group = Group::new(what.name)?;
+        let log = logs.join(format!("{}.log", what.name));
+        // ip(8) hides /sys/fs/cgroup, so the shell goes into the group before; each then becomes the
+        // next, so the process id stays the same.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo $$ >"$0" && exec "$@""#]).arg(group.procs());
+        command.args(through).args(["taskset", "-c", what.cores]);
+        let file = File::create(&log)?;
+        let output = match output {
+            Some(output) => output,
+            None => file.try_clone()?.into(),
+        };
+        command.args(what.command).stdin(input).stdout(output).stderr(file);
+        let child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("sh: {error}")))?;
+        Ok(Self { name: what.name.to_owned(), child, group, log })
+    }
+
     /// Its standard output, if that is a pipe and was not taken.
     pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()
@@ -157,8 +169,17 @@ impl Program {
 
     /// Peak of its resident memory, in KiB (VmHWM, proc(5)); 0 once it has ended.
     pub fn peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Its resident memory now, in KiB (VmRSS); 0 once it has ended.
+    pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
     }
 
@@ -173,6 +194,15 @@ impl Program {
         let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.child.id()))?;
         let local = format!(":{port:04X} 00000000:0000 0A ");
         Ok(table.contains(&local))
+    }
+
+    /// Waits until somebody in its namespace listens on a TCP port of IPv4.
+    pub fn await_listening(&mut self, port: u16) -> io::Result<()> {
+        let what = format!("{} to listen on port {port}", self.name);
+        await_that(&what, || match self.child.try_wait()? {
+            Some(status) => Err(io::Error::other(format!("{}: {status}: {}", self.name, self.said().trim()))),
+            None => self.listens_on(port),
+        })
     }
 
     /// Sends SIGTERM, if it still runs.

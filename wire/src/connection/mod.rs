@@ -78,6 +78,9 @@ const CONTROL_QUEUE_BYTES_MAX: usize = 64 << 20;
 const UNANSWERED_QUEUE: usize = 4096;
 /// Most answers to pings that wait.
 const PONGS_MAX: usize = 16;
+/// Entries that an empty queue keeps room for while nothing happens. Who joins a thousand streams has
+/// thousands of messages waiting, once.
+const QUEUE_KEPT: usize = 16;
 /// How control messages begin as JSON of which a later one says all that an earlier one does.
 const SUPERSEDING_JSON: [&[u8]; 3] = [PONG_JSON, br#"{"type":"progress""#, br#"{"type":"window""#];
 
@@ -403,6 +406,7 @@ impl Connection {
             Phase::Open => {
                 if self.life.is_look_due(now) {
                     self.deframer.release();
+                    self.release_queues();
                     let state = acknowledged::send_state(self.transport.stream());
                     if let Some(silent) = self.life.look(now, !self.is_flushed(), state) {
                         return Err(ConnectionError::Dead { silent });
@@ -415,6 +419,21 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    fn release_queues(&mut self) {
+        if self.control.is_empty() {
+            self.control.shrink_to(QUEUE_KEPT);
+        }
+        if self.data.is_empty() {
+            self.data.shrink_to(QUEUE_KEPT);
+        }
+        if self.committed.is_empty() {
+            self.committed.shrink_to(QUEUE_KEPT);
+        }
+        if self.staged_ends.is_empty() {
+            self.staged_ends.shrink_to(QUEUE_KEPT);
+        }
     }
 
     /// Time since the peer last took a byte while some wait for it; zero while none waits. A peer
@@ -566,5 +585,33 @@ pub struct ReadShare(usize);
 impl Default for ReadShare {
     fn default() -> Self {
         Self(READ_SHARE_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn idle_connections_keep_no_room_for_what_once_waited() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (stream, _) = listener.accept().expect("accepts");
+        stream.set_nonblocking(true).expect("an option");
+        let now = Instant::now();
+        let stream = mio::net::TcpStream::from_std(stream);
+        let mut connection = Connection::server(stream, None, now).expect("no TLS");
+        connection.phase = Phase::Open;
+        for clock_ns in 0..1000 {
+            connection.queue_control(&Control::Ping { clock_ns });
+        }
+        let rooms =
+            |connection: &Connection| (connection.control.capacity(), connection.committed.capacity());
+        connection.drive(now).expect("sends");
+        assert!(connection.is_flushed() && rooms(&connection).0 >= 1000 && rooms(&connection).1 > QUEUE_KEPT);
+        connection.handle_timeout(now + Duration::from_secs(1), 0).expect("alive");
+        assert_eq!(rooms(&connection), (QUEUE_KEPT, QUEUE_KEPT));
     }
 }

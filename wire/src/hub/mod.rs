@@ -158,7 +158,8 @@ struct Publisher {
     is_worker: bool,
     acks_due: BTreeSet<StreamKey>,
     /// Viewers and workers that take its streams, and how many of them each.
-    takers: HashMap<PeerId, u32>,
+    /// In order; of a list the room for a thousand is half of that of a map.
+    takers: Vec<(PeerId, u32)>,
     /// What it was told of them.
     told: (u32, bool),
     /// It waits rather than have a block skipped.
@@ -167,8 +168,13 @@ struct Publisher {
 
 impl Publisher {
     fn new(run: Run, address: String, is_worker: bool) -> Self {
-        let (acks_due, takers) = (BTreeSet::new(), HashMap::new());
+        let (acks_due, takers) = (BTreeSet::new(), Vec::new());
         Self { run, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
+    }
+
+    /// Where a taker is among the takers, or would be.
+    fn taker_at(&self, peer: PeerId) -> Result<usize, usize> {
+        self.takers.binary_search_by_key(&peer, |(peer, _)| *peer)
     }
 }
 
@@ -324,9 +330,11 @@ impl Hub {
         }
     }
 
-    /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told.
+    /// Gives up streams whose sniffer has been away for `limit_ms`; their viewers are told. Gives back
+    /// what idle viewers once needed.
     pub fn handle_timeout(&mut self, now_ms: u64, limit_ms: u64) {
         self.now_ms = now_ms;
+        self.viewers.values_mut().for_each(Viewer::release);
         let gone = |stream: &Stream| match stream.state {
             State::Away(since) => now_ms.saturating_sub(since) >= limit_ms,
             _ => false,

@@ -128,18 +128,21 @@ impl Hub {
 
     pub(super) fn taker_joined(&mut self, publisher: PeerId, viewer: PeerId) {
         if let Some(one) = self.publishers.get_mut(&publisher) {
-            *one.takers.entry(viewer).or_default() += 1;
+            match one.taker_at(viewer) {
+                Ok(at) => one.takers[at].1 += 1,
+                Err(at) => one.takers.insert(at, (viewer, 1)),
+            }
             self.takers_changed.insert(publisher);
         }
     }
 
     pub(super) fn taker_left(&mut self, publisher: PeerId, viewer: PeerId) {
         if let Some(one) = self.publishers.get_mut(&publisher)
-            && let Some(count) = one.takers.get_mut(&viewer)
+            && let Ok(at) = one.taker_at(viewer)
         {
-            *count -= 1;
-            if *count == 0 {
-                one.takers.remove(&viewer);
+            one.takers[at].1 -= 1;
+            if one.takers[at].1 == 0 {
+                one.takers.remove(at);
                 self.takers_changed.insert(publisher);
             }
         }
@@ -150,7 +153,7 @@ impl Hub {
         for peer in std::mem::take(&mut self.takers_changed) {
             let Some(publisher) = self.publishers.get_mut(&peer) else { continue };
             let mut takers = (0, false);
-            for viewer in publisher.takers.keys().filter_map(|viewer| self.viewers.get(viewer)) {
+            for viewer in publisher.takers.iter().filter_map(|(viewer, _)| self.viewers.get(viewer)) {
                 let (viewers, marks) = viewer.takers();
                 takers = (takers.0 + viewers, takers.1 | marks);
             }
@@ -166,7 +169,7 @@ impl Hub {
     pub fn handle_worker_takers(&mut self, peer: PeerId, viewers: u32, marks: bool) {
         if let Some(viewer) = self.viewers.get_mut(&peer) {
             viewer.set_worker_takers(viewers, marks);
-            let takes = |publisher: &Publisher| publisher.takers.contains_key(&peer);
+            let takes = |publisher: &Publisher| publisher.taker_at(peer).is_ok();
             let changed = self.publishers.iter().filter(|(_, one)| takes(one)).map(|(peer, _)| *peer);
             self.takers_changed.extend(changed);
         }

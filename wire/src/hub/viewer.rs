@@ -11,6 +11,11 @@ use crate::lanes::Lanes;
 use crate::ledger::Stage;
 use crate::message::{Control, Cursor, Selection, StreamStatus};
 
+/// Entries that an empty queue keeps room for while nothing happens.
+const QUEUE_KEPT: usize = 16;
+/// Room beyond this is given back as soon as a queue is empty: it is more than live blocks need.
+const QUEUE_LARGE: usize = 256;
+
 /// A block on its way to one viewer.
 #[derive(Clone, Debug)]
 pub(super) struct Delivery {
@@ -323,6 +328,7 @@ impl Viewer {
         let delivery = self.queue.pop_front()?;
         self.queued_bytes -= delivery.bytes.len();
         self.in_flight.push_back((delivery.key, delivery.settles));
+        shrink_empty(&mut self.queue, QUEUE_LARGE);
         Some(delivery)
     }
 
@@ -342,6 +348,7 @@ impl Viewer {
             self.arrived += 1;
             settled.extend(settles.map(|sequence| (key, sequence)));
         }
+        shrink_empty(&mut self.in_flight, QUEUE_LARGE);
         settled
     }
 
@@ -353,6 +360,13 @@ impl Viewer {
         let (settled, waiting): (Vec<_>, Vec<_>) = self.in_flight.drain(..).partition(is_settled);
         self.in_flight = waiting.into();
         settled.into_iter().filter_map(|(key, settles)| Some((key, settles?))).collect()
+    }
+
+    /// Gives back the room of queues in which nothing waits: a viewer that joins a thousand streams has
+    /// as many descriptions to come, once.
+    pub fn release(&mut self) {
+        shrink_empty(&mut self.queue, QUEUE_KEPT);
+        shrink_empty(&mut self.in_flight, QUEUE_KEPT);
     }
 
     /// Everything this viewer still owes: it is leaving.
@@ -377,5 +391,35 @@ impl Viewer {
         }
         self.queued_bytes = 0;
         dropped
+    }
+}
+
+/// Leaves an empty queue that has room for more than `above` entries that for a few.
+fn shrink_empty<T>(queue: &mut VecDeque<T>, above: usize) {
+    if queue.is_empty() && queue.capacity() > above {
+        queue.shrink_to(QUEUE_KEPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_viewers_keep_no_room_for_what_once_waited() {
+        let mut viewer = Viewer::worker(1 << 20);
+        for stream in 0..1000 {
+            viewer.push_again(StreamKey { epoch: Epoch(1), stream }, Bytes::from_static(b"block"), true);
+        }
+        while viewer.pop().is_some() {}
+        assert!(viewer.in_flight.len() == 1000 && viewer.queue.capacity() == QUEUE_KEPT, "at once");
+        assert!(viewer.settle(1000).is_empty() && viewer.in_flight.capacity() == QUEUE_KEPT);
+        for stream in 0..100 {
+            viewer.push_again(StreamKey { epoch: Epoch(2), stream }, Bytes::from_static(b"block"), true);
+        }
+        while viewer.pop().is_some() {}
+        let room = viewer.queue.capacity();
+        viewer.release();
+        assert!(room >= 100 && viewer.queue.capacity() == QUEUE_KEPT, "when nothing happens");
     }
 }
