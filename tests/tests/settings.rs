@@ -308,7 +308,7 @@ fn a_sniffer_takes_over_its_rate_on_sighup_and_goes_on() {
     let (_relay, url) = relay(&[]);
     let file = Written::new(&format!("relay = '{url}'\nrate = '8Mbit'\nno-wait = true\nname = 'one'\n"));
     let (mut sniffer, mut stdin) = Process::start_piped(file.command("sniffer").args(["--read", "-"]));
-    stdin.write_all(&Sample::pcap(Order::Little, false, 1).bytes()).expect("written");
+    stdin.write_all(Sample::pcap(Order::Little, false, 1).bytes()).expect("written");
     sniffer.await_line(": connected");
     file.write(&format!("relay = '{url}'\nrate = '80Mbit'\nno-wait = true\nname = 'two'\n"));
     sniffer.signal("HUP");
