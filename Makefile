@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build demo test sim fuzz conformance tls-check bench-instructions lint clean
+.PHONY: help setup build generated man completions demo test sim fuzz conformance tls-check bench-instructions lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -13,6 +13,7 @@ help:
 	@echo 'make tls-check     sslscan and testssl.sh against a relay'
 	@echo 'make bench-instructions   instructions of the hot functions, against those expected'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
+	@echo 'make man completions   man pages and completions of shells: target/generated/'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
 setup:
@@ -20,6 +21,12 @@ setup:
 
 build: setup
 	$(CARGO) build --release --locked
+
+# Both at once: target/generated/man, target/generated/completions, and the configuration files with every key.
+man completions: generated
+
+generated: build
+	for program in sniffer relay viewer; do target/release/$$program --generate target/generated || exit 1; done
 
 demo: build
 	bench/demo.sh

@@ -66,45 +66,16 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Checks what was typed.
+    /// Takes what was said, or the first thing that is wrong with it.
     pub fn new(args: &Args) -> Result<Self, ConfigError> {
-        let (has_tls, has_tokens) = (args.cert.is_some(), args.tokens.is_some());
-        let needs = |given, missing| Err(ConfigError::Needs { given, missing });
-        match (has_tls, args.key.is_some()) {
-            (true, false) => return needs("--cert", "--key"),
-            (false, true) => return needs("--key", "--cert"),
-            _ => {}
-        }
-        if args.client_ca.is_some() && !has_tls {
-            return needs("--client-ca", "--cert and --key");
-        }
-        if args.client_ca.is_some() && !has_tokens {
-            return needs("--client-ca", "--tokens with an entry for each certificate");
-        }
-        let missing = match (has_tls, has_tokens) {
-            (true, true) => None,
-            (true, false) => Some("--tokens is"),
-            (false, true) => Some("--cert and --key are"),
-            (false, false) => Some("--cert, --key and --tokens are"),
-        };
-        if let Some(missing) = missing.filter(|_| !args.listen.ip().is_loopback() && !args.insecure) {
-            return Err(ConfigError::Insecure { listen: args.listen, missing });
-        }
-        if args.viewer_queue < VIEWER_QUEUE_BYTES_MIN {
-            return Err(ConfigError::ViewerQueue { found: args.viewer_queue });
-        }
-        if args.memory < MEMORY_BYTES_MIN {
-            return Err(ConfigError::Memory { found: args.memory });
-        }
-        let recent_bytes = args.recent.unwrap_or(RECENT_BYTES_DEFAULT.min(args.memory / 4));
-        if recent_bytes > args.memory / 2 {
-            return Err(ConfigError::Recent { found: recent_bytes, most: args.memory / 2 });
+        if let Some(mistake) = mistakes(args).into_iter().next() {
+            return Err(mistake);
         }
         Ok(Self {
             listen: args.listen,
             workers: args.workers.into(),
             viewer_queue_bytes: args.viewer_queue,
-            recent_bytes,
+            recent_bytes: recent_bytes(args),
             memory_bytes: args.memory,
             cert: args.cert.clone(),
             key: args.key.clone(),
@@ -116,6 +87,47 @@ impl Config {
             connections_per_address: usize::try_from(args.connections_per_address).unwrap_or(usize::MAX),
         })
     }
+}
+
+/// Everything that does not go together.
+pub fn mistakes(args: &Args) -> Vec<ConfigError> {
+    let (has_tls, has_tokens) = (args.cert.is_some(), args.tokens.is_some());
+    let mut found = Vec::new();
+    let mut needs = |given, missing| found.push(ConfigError::Needs { given, missing });
+    match (has_tls, args.key.is_some()) {
+        (true, false) => needs("--cert", "--key"),
+        (false, true) => needs("--key", "--cert"),
+        _ => {}
+    }
+    if args.client_ca.is_some() && !has_tls {
+        needs("--client-ca", "--cert and --key");
+    }
+    if args.client_ca.is_some() && !has_tokens {
+        needs("--client-ca", "--tokens with an entry for each certificate");
+    }
+    let missing = match (has_tls, has_tokens) {
+        (true, true) => None,
+        (true, false) => Some("--tokens is"),
+        (false, true) => Some("--cert and --key are"),
+        (false, false) => Some("--cert, --key and --tokens are"),
+    };
+    if let Some(missing) = missing.filter(|_| !args.listen.ip().is_loopback() && !args.insecure) {
+        found.push(ConfigError::Insecure { listen: args.listen, missing });
+    }
+    if args.viewer_queue < VIEWER_QUEUE_BYTES_MIN {
+        found.push(ConfigError::ViewerQueue { found: args.viewer_queue });
+    }
+    if args.memory < MEMORY_BYTES_MIN {
+        found.push(ConfigError::Memory { found: args.memory });
+    }
+    if recent_bytes(args) > args.memory / 2 {
+        found.push(ConfigError::Recent { found: recent_bytes(args), most: args.memory / 2 });
+    }
+    found
+}
+
+fn recent_bytes(args: &Args) -> usize {
+    args.recent.unwrap_or(RECENT_BYTES_DEFAULT.min(args.memory / 4))
 }
 
 #[cfg(test)]
@@ -168,6 +180,19 @@ mod tests {
         assert_eq!(refusal("--key k --insecure"), "--key: needs --cert beside it");
         assert_eq!(refusal("--client-ca c --tokens t"), "--client-ca: needs --cert and --key beside it");
         assert!(refusal("--client-ca c --cert c --key k").contains("--client-ca: needs --tokens"));
+    }
+
+    #[test]
+    fn one_mistake_does_not_hide_another() {
+        let args = "--listen 0.0.0.0:1 --cert c --viewer-queue 1 --memory 2 --recent 3";
+        let args = Args::try_parse_from(std::iter::once("relay").chain(args.split(' '))).expect("parses");
+        let found: Vec<String> = mistakes(&args).iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 5, "{found:?}");
+        for (text, begin) in
+            found.iter().zip(["--cert:", "--listen", "--viewer-queue", "--memory", "--recent"])
+        {
+            assert!(text.starts_with(begin), "{text}");
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! Who gets in at all: bounds on connections, in all and by address, and on failed attempts.
+//! Who gets in at all: bounds on connections, in all and by address, on failed attempts, and on web pages.
 //!
 //! An address is that of IPv4, or the first 64 bits of IPv6: whoever has one of a network has all.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use wire::connection::Origin;
 
 /// Failed attempts that an address has at once...
 const ATTEMPTS_MAX: u32 = 20;
@@ -29,13 +30,13 @@ pub enum Refusal {
 /// Counts connections of all workers. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    connections_max: usize,
-    per_address_max: usize,
     counts: Arc<Mutex<Counts>>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
+    connections_max: usize,
+    per_address_max: usize,
     connections: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -43,19 +44,28 @@ struct Counts {
 impl Gate {
     /// A gate that lets so many in, in all and from one address.
     pub fn new(connections_max: usize, per_address_max: usize) -> Self {
-        Self { connections_max, per_address_max, counts: Arc::default() }
+        let gate = Self { counts: Arc::default() };
+        gate.set_bounds(Some(connections_max), Some(per_address_max));
+        gate
+    }
+
+    /// Lets so many in from now on; `None`: as many as before. Those that are in stay, and count.
+    pub fn set_bounds(&self, connections_max: Option<usize>, per_address_max: Option<usize>) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.connections_max = connections_max.unwrap_or(counts.connections_max);
+        counts.per_address_max = per_address_max.unwrap_or(counts.per_address_max);
     }
 
     /// Lets a connection in, as long as what is returned is kept.
     pub fn admit(&self, address: IpAddr) -> Result<Admission, Refusal> {
         let address = network(address);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.connections >= self.connections_max {
-            return Err(Refusal::Connections { most: self.connections_max });
+        if counts.connections >= counts.connections_max {
+            return Err(Refusal::Connections { most: counts.connections_max });
         }
         let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
-        if of_address >= self.per_address_max {
-            return Err(Refusal::PerAddress { most: self.per_address_max });
+        if of_address >= counts.per_address_max {
+            return Err(Refusal::PerAddress { most: counts.per_address_max });
         }
         counts.connections += 1;
         counts.by_address.insert(address, of_address + 1);
@@ -95,6 +105,27 @@ pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
+    }
+}
+
+/// Origins of web pages that may connect. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Origins(Arc<RwLock<Arc<[Origin]>>>);
+
+impl Origins {
+    /// These may connect.
+    pub fn new(origins: Arc<[Origin]>) -> Self {
+        Self(Arc::new(RwLock::new(origins)))
+    }
+
+    /// For a connection that comes now.
+    pub fn now(&self) -> Arc<[Origin]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// These may connect from now on.
+    pub fn set(&self, origins: Arc<[Origin]>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = origins;
     }
 }
 
@@ -161,6 +192,19 @@ mod tests {
         let _two = gate.admit(address("2001:db8::2")).expect("room again");
         assert!(gate.admit(address("2001:db8::3")).is_err(), "one network");
         assert!(gate.admit(address("2001:db8:0:1::3")).is_ok(), "another");
+    }
+
+    #[test]
+    fn bounds_that_change_count_those_that_are_in() {
+        let gate = Gate::new(8, 8);
+        let all: Vec<_> = (0..3).map(|_| gate.admit(address("10.0.0.1")).expect("room")).collect();
+        gate.clone().set_bounds(Some(3), None);
+        assert_eq!(gate.admit(address("10.0.0.2")).err(), Some(Refusal::Connections { most: 3 }));
+        gate.set_bounds(Some(5), Some(2));
+        assert_eq!(gate.admit(address("10.0.0.1")).err(), Some(Refusal::PerAddress { most: 2 }));
+        assert!(gate.admit(address("10.0.0.2")).is_ok());
+        drop(all);
+        assert!(gate.admit(address("10.0.0.1")).is_ok());
     }
 
     #[test]

@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
 use mio::net::TcpListener;
+use settings::Settings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -35,7 +35,7 @@ use wire::pool::Pool;
 
 use args::{Args, Command};
 use config::Config;
-use gate::Gate;
+use gate::{Gate, Origins};
 use inbox::Inboxes;
 use rights::Rights;
 use worker::{Shared, Worker};
@@ -45,26 +45,40 @@ const WAITING_MAX: i32 = 4096;
 
 fn main() -> ExitCode {
     wire::process::protect();
-    let args = Args::parse();
+    let settings = match settings::start(mistakes) {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
+    let args: &Args = &settings.args;
     wire::log::start(args.log_format, "info");
     match &args.command {
         Some(Command::Init(args)) => return init::run(args),
         Some(Command::Token { action }) => return token_command::run(action),
         None => {}
     }
-    let config = match Config::new(&args) {
+    let config = match Config::new(args) {
         Ok(config) => config,
-        Err(error) => return fail(2, &error.to_string()),
+        Err(error) => return fail(2, &settings.locate(&error.to_string())),
     };
     // What is wrong with a file is wrong usage too: nothing is open yet.
     let rights = match Rights::load(&config, wall_s()) {
         Ok(rights) => Arc::new(rights),
-        Err(text) => return fail(2, &text),
+        Err(text) => return fail(2, &settings.locate(&text)),
     };
-    match run(&config, rights) {
+    match run(&config, settings, rights) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => fail(1, &text),
     }
+}
+
+/// What is wrong with the options, or else with the files that they name.
+fn mistakes(settings: &Settings<Args>) -> Vec<String> {
+    let found = config::mistakes(&settings.args);
+    if !found.is_empty() {
+        return found.iter().map(ToString::to_string).collect();
+    }
+    let loaded = Config::new(&settings.args).map_err(|error| error.to_string());
+    loaded.and_then(|config| Rights::load(&config, wall_s()).map(drop)).err().into_iter().collect()
 }
 
 /// Says why the program ends without success, and with which status.
@@ -81,7 +95,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run(config: &Config, rights: Arc<Rights>) -> Result<(), String> {
+fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result<(), String> {
     let connections = descriptors::raise(config.connections, config.workers);
     let listen = config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
@@ -103,15 +117,23 @@ fn run(config: &Config, rights: Arc<Rights>) -> Result<(), String> {
     let inboxes = Arc::new(inboxes);
     let instance = fresh_instance().map_err(|error| format!("random numbers: {error}"))?;
     let gate = Gate::new(connections, config.connections_per_address);
-    let origins = Arc::clone(&config.allowed_origins);
-    let shared =
-        Shared { instance, pool, inboxes: Arc::clone(&inboxes), gate, rights: Arc::clone(&rights), origins };
+    let origins = Origins::new(Arc::clone(&config.allowed_origins));
+    let changeable =
+        Changeable { settings, workers: config.workers, gate, origins, rights: Arc::clone(&rights) };
+    let shared = Shared {
+        instance,
+        pool,
+        inboxes: Arc::clone(&inboxes),
+        gate: changeable.gate.clone(),
+        rights: Arc::clone(&rights),
+        origins: changeable.origins.clone(),
+    };
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {
         workers.push(Worker::new(index, config, shared.clone(), receiver));
     }
     let stop = Arc::new(AtomicBool::new(false));
-    obey_signals(Arc::clone(&stop), Arc::clone(&inboxes), Arc::clone(&rights))
+    obey_signals(Arc::clone(&stop), Arc::clone(&inboxes), changeable)
         .map_err(|error| format!("signals: {error}"))?;
     let scheme = if rights.tls().is_some() { "wss" } else { "ws" };
     info!("listening on {address} ({scheme}) with {} worker(s)", config.workers);
@@ -143,16 +165,50 @@ fn fresh_instance() -> std::io::Result<Epoch> {
     Ok(Epoch(u64::from_ne_bytes(bytes)))
 }
 
-/// SIGHUP reads certificates and tokens anew; the others end the program.
-fn obey_signals(stop: Arc<AtomicBool>, inboxes: Arc<Inboxes>, rights: Arc<Rights>) -> std::io::Result<()> {
+/// What can change while the relay runs.
+struct Changeable {
+    settings: Settings<Args>,
+    workers: usize,
+    gate: Gate,
+    origins: Origins,
+    rights: Arc<Rights>,
+}
+
+impl Changeable {
+    /// Reads certificates, tokens and the file of the options anew. Each of the two holds as it was if something is
+    /// wrong with it.
+    fn reload(&mut self) {
+        match self.rights.reload(wall_s()) {
+            Ok(()) => info!("certificates and tokens were read anew"),
+            Err(text) => error!("{text}; what was read before stays in force"),
+        }
+        let (gate, origins, workers) = (&self.gate, &self.origins, self.workers);
+        let check =
+            |new: &Settings<Args>| config::mistakes(&new.args).iter().map(ToString::to_string).collect();
+        self.settings.reload(check, |key, args| {
+            let Ok(new) = Config::new(args) else { return false };
+            match key {
+                "connections" => gate.set_bounds(Some(descriptors::raise(new.connections, workers)), None),
+                "connections-per-address" => gate.set_bounds(None, Some(new.connections_per_address)),
+                "allow-origin" => origins.set(new.allowed_origins),
+                _ => return false,
+            }
+            true
+        });
+    }
+}
+
+/// SIGHUP reads anew what can change; the others end the program.
+fn obey_signals(
+    stop: Arc<AtomicBool>,
+    inboxes: Arc<Inboxes>,
+    mut changeable: Changeable,
+) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP {
-                match rights.reload(wall_s()) {
-                    Ok(()) => info!("certificates and tokens were read anew"),
-                    Err(text) => error!("{text}; what was read before stays in force"),
-                }
+                changeable.reload();
                 inboxes.wake_all();
                 continue;
             }

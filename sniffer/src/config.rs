@@ -125,33 +125,12 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Checks what was typed. `host_name` is the default name.
+    /// Takes what was said, or the first thing that is wrong with it. `host_name` is the default name.
     pub fn new(args: &Args, host_name: String) -> Result<Self, ConfigError> {
+        if let Some(mistake) = range_mistakes(args, &host_name).into_iter().next() {
+            return Err(mistake);
+        }
         let name = args.name.clone().unwrap_or(host_name);
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(ConfigError::Name { found: name.len() });
-        }
-        if !args.block_size.is_power_of_two() || !(4 << 10..=16 << 20).contains(&args.block_size) {
-            return Err(ConfigError::BlockSize { found: args.block_size });
-        }
-        if !(2..=65_536).contains(&(args.ring_size / args.block_size)) {
-            return Err(ConfigError::RingSize { found: args.ring_size, block_bytes: args.block_size });
-        }
-        if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&args.block_timeout) {
-            return Err(ConfigError::BlockTimeout { found: args.block_timeout });
-        }
-        let rings = args.interface.len().max(1) * args.cores.len().max(1);
-        let body_scale = args.block_size.div_ceil(1 << 20);
-        let least = MEMORY_BYTES_MIN.max(rings * WORKING_BYTES * body_scale);
-        if args.memory < least {
-            return Err(ConfigError::Memory { found: args.memory, least });
-        }
-        if args.spool_size < SPOOL_BYTES_MIN {
-            return Err(ConfigError::SpoolSize { found: args.spool_size });
-        }
-        if let Some(found) = args.rate.filter(|rate| *rate < RATE_BYTES_MIN) {
-            return Err(ConfigError::Rate { found });
-        }
         let source = match &args.read {
             Some(path) => {
                 let path = (path.as_os_str() != "-").then(|| path.clone());
@@ -160,10 +139,7 @@ impl Config {
             None => Source::Live(live(args)?),
         };
         let relay = RelayUrl::parse(&args.relay)?;
-        let credential_files = CredentialFiles {
-            tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
-            token_file: args.token_file.clone(),
-        };
+        let credential_files = credential_files(args);
         Ok(Self {
             source,
             credentials: credential_files.load(&relay)?,
@@ -184,6 +160,64 @@ impl Config {
             spool: args.spool.clone().map(|directory| (directory, args.spool_size as u64)),
             rate_bytes: args.rate,
         })
+    }
+}
+
+/// Everything that is wrong, the files with credentials included.
+pub fn mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
+    let mut found = option_mistakes(args, host_name);
+    if let Ok(relay) = RelayUrl::parse(&args.relay) {
+        found.extend(credential_files(args).load(&relay).err().map(ConfigError::from));
+    }
+    found
+}
+
+/// Everything that is wrong with the options by themselves; no file is read.
+pub fn option_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
+    let mut found = range_mistakes(args, host_name);
+    if args.read.is_none() {
+        found.extend(live(args).err());
+    }
+    found.extend(RelayUrl::parse(&args.relay).err().map(ConfigError::from));
+    found
+}
+
+/// What is out of its range, or does not go together.
+fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
+    let mut found = Vec::new();
+    let name_bytes = args.name.as_deref().unwrap_or(host_name).len();
+    if !(1..=NAME_BYTES_MAX).contains(&name_bytes) {
+        found.push(ConfigError::Name { found: name_bytes });
+    }
+    let is_block = args.block_size.is_power_of_two() && (4 << 10..=16 << 20).contains(&args.block_size);
+    if !is_block {
+        found.push(ConfigError::BlockSize { found: args.block_size });
+    }
+    if is_block && !(2..=65_536).contains(&(args.ring_size / args.block_size)) {
+        found.push(ConfigError::RingSize { found: args.ring_size, block_bytes: args.block_size });
+    }
+    if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&args.block_timeout) {
+        found.push(ConfigError::BlockTimeout { found: args.block_timeout });
+    }
+    let rings = args.interface.len().max(1).saturating_mul(args.cores.len().max(1));
+    let body_scale = args.block_size.div_ceil(1 << 20);
+    let least = MEMORY_BYTES_MIN.max(rings.saturating_mul(WORKING_BYTES).saturating_mul(body_scale));
+    if is_block && args.memory < least {
+        found.push(ConfigError::Memory { found: args.memory, least });
+    }
+    if args.spool_size < SPOOL_BYTES_MIN {
+        found.push(ConfigError::SpoolSize { found: args.spool_size });
+    }
+    if let Some(rate) = args.rate.filter(|rate| *rate < RATE_BYTES_MIN) {
+        found.push(ConfigError::Rate { found: rate });
+    }
+    found
+}
+
+fn credential_files(args: &Args) -> CredentialFiles {
+    CredentialFiles {
+        tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
+        token_file: args.token_file.clone(),
     }
 }
 

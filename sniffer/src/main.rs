@@ -24,14 +24,14 @@ mod totals;
 mod uplink;
 mod watchdog;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use settings::Settings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use wire::block::{Epoch, StreamKey};
@@ -45,7 +45,7 @@ use fleet::{Filters, Fleet};
 use losses::SharedLosses;
 use read::{OpenedFile, ReadThread};
 use spool::Spool;
-use uplink::{Packing, Sender, Shared};
+use uplink::{Packing, Reload, Sender, Shared};
 
 /// This program and its version, as peers see it.
 pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
@@ -53,7 +53,11 @@ pub const AGENT: &str = concat!("ringcast-sniffer/", env!("CARGO_PKG_VERSION"));
 fn main() -> ExitCode {
     // INVARIANT: before anything secret is read.
     wire::process::protect();
-    let args = Args::parse();
+    let settings = match settings::start(mistakes) {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
+    let args: &Args = &settings.args;
     wire::log::start(args.log_format, "info");
     if let Some(Command::Journal { action }) = &args.command {
         return journal_command::run(action);
@@ -61,14 +65,27 @@ fn main() -> ExitCode {
     if args.list_interfaces {
         return list_interfaces();
     }
-    let config = match Config::new(&args, host_name()) {
+    let config = match Config::new(args, host_name()) {
         Ok(config) => config,
-        Err(error) => return fail(2, &text(&error)),
+        Err(error) => return fail(2, &settings.locate(&text(&error))),
     };
-    match run(&config) {
+    match run(&config, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, text }) => fail(status, &text),
     }
+}
+
+/// What is wrong with the options and the files that they name.
+fn mistakes(settings: &Settings<Args>) -> Vec<String> {
+    let args = &settings.args;
+    let mut found: Vec<String> =
+        config::mistakes(args, &host_name()).iter().map(|mistake| text(mistake)).collect();
+    if args.filter.as_ref().is_some_and(|filter| !filter.trim().is_empty()) {
+        found.extend(
+            Filters::compile(args.filter.as_deref(), args.snaplen).fault().map(|error| text(&*error)),
+        );
+    }
+    found
 }
 
 /// Why the program ends without success, and with which status.
@@ -93,7 +110,7 @@ enum Prepared<'a> {
     File(OpenedFile),
 }
 
-fn run(config: &Config) -> Result<(), Failure> {
+fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     // INVARIANT: what needs the rights of whoever started us comes first; what reads a byte of
     // anybody else's, last. Between them all rights go but those to open rings, before the first
     // thread is made, since rights are a thread's own and inherited.
@@ -110,7 +127,12 @@ fn run(config: &Config) -> Result<(), Failure> {
         looks_up_names: !is_address || (!has_rings && config.filter.is_some()),
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
-        readable: &config.credential_files.paths().map(Path::to_owned).collect::<Vec<_>>(),
+        readable: &config
+            .credential_files
+            .paths()
+            .chain(settings.file())
+            .map(Path::to_owned)
+            .collect::<Vec<_>>(),
     });
 
     let epoch = fresh_epoch().map_err(|error| failed(format!("random numbers: {error}")))?;
@@ -151,8 +173,8 @@ fn run(config: &Config) -> Result<(), Failure> {
             Packing::File(started.map_err(|error| failed_by(error.is_usage(), &error))?)
         }
     };
-    let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    listen_to_signals(Arc::clone(&stop), Arc::clone(&reload), handover.clone())
+    let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(Reload::new(config.rate_bytes)));
+    listen_to_signals(Arc::clone(&stop), Arc::clone(&reload), settings, handover.clone())
         .map_err(|error| failed(format!("signals: {error}")))?;
 
     let shared = Shared { pool, marks_wanted, losses };
@@ -181,18 +203,30 @@ fn prepare(config: &Config) -> Result<Prepared<'_>, Failure> {
     }
 }
 
-/// SIGINT and SIGTERM end in order, SIGHUP has credentials read anew.
+/// SIGINT and SIGTERM end in order, SIGHUP has credentials and the file of the options read anew.
 fn listen_to_signals(
     stop: Arc<AtomicBool>,
-    reload: Arc<AtomicBool>,
+    reload: Arc<Reload>,
+    mut settings: Settings<Args>,
     handover: handover::Handover,
 ) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let had_terminals = terminals();
+    let had_terminals = wire::process::terminals();
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if signal == SIGHUP && terminals() == had_terminals {
-                reload.store(true, Ordering::Release);
+            if signal == SIGHUP && wire::process::terminals() == had_terminals {
+                // Credentials are read by the thread that uses them, and nothing but what they are.
+                let check = |new: &Settings<Args>| {
+                    config::option_mistakes(&new.args, &host_name()).iter().map(|error| text(error)).collect()
+                };
+                settings.reload(check, |key, args| {
+                    let is_rate = key == "rate";
+                    if is_rate {
+                        reload.set_rate(args.rate);
+                    }
+                    is_rate
+                });
+                reload.ask();
             } else if signal == SIGHUP {
                 // The terminal was closed, which may be told more than once: nobody is there to stop us.
                 stop.store(true, Ordering::Release);
@@ -204,12 +238,6 @@ fn listen_to_signals(
         }
     });
     Ok(())
-}
-
-/// How many of the standard streams are terminals; one that was closed is none any more.
-fn terminals() -> usize {
-    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    [input.is_terminal(), output.is_terminal(), error.is_terminal()].into_iter().filter(|one| *one).count()
 }
 
 fn fresh_epoch() -> std::io::Result<Epoch> {

@@ -34,6 +34,8 @@ pub enum Target {
 pub struct Config {
     /// The relay.
     pub relay: RelayUrl,
+    /// Where what it proves itself with is, to be read anew.
+    pub credential_files: CredentialFiles,
     /// What it proves itself with, and whom it trusts.
     pub credentials: Credentials,
     /// What is asked of it.
@@ -68,6 +70,8 @@ pub enum ConfigError {
     Url(#[from] UrlError),
     #[error("{0}")]
     Credentials(#[from] CredentialError),
+    #[error("{option}: {error}")]
+    Names { option: &'static str, error: GlobError },
     #[error("{0}")]
     Selection(#[from] GlobError),
     #[error("{}", filter_text(.0))]
@@ -97,6 +101,9 @@ pub fn compile_filter(expression: &str, link_type: u16) -> Result<bpf::Program, 
 impl Config {
     /// Checks what was typed. `stdout_is_terminal`: standard output shows text to a person.
     pub fn new(args: &Args, stdout_is_terminal: bool) -> Result<Self, ConfigError> {
+        if let Some(mistake) = option_mistakes(args).into_iter().next() {
+            return Err(mistake);
+        }
         let selection = Selection {
             sniffers: args.sniffer.clone(),
             interfaces: args.interface.clone(),
@@ -104,13 +111,6 @@ impl Config {
             backlog: args.backlog,
         };
         let matcher = Matcher::new(&selection)?;
-        let filter = args.filter.clone().filter(|text| !text.trim().is_empty());
-        if let Some(expression) = &filter {
-            compile_filter(expression, ETHERNET)?;
-        }
-        if args.reorder > REORDER_MAX {
-            return Err(ConfigError::Reorder { found: args.reorder });
-        }
         let target = match &args.write {
             Some(path) if path.as_os_str() != "-" => Target::File(path.clone()),
             _ => Target::Stdout,
@@ -119,16 +119,14 @@ impl Config {
             return Err(ConfigError::Terminal);
         }
         let relay = RelayUrl::parse(&args.relay)?;
-        let credential_files = CredentialFiles {
-            tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
-            token_file: args.token_file.clone(),
-        };
+        let credential_files = credential_files(args);
         Ok(Self {
             credentials: credential_files.load(&relay)?,
+            credential_files,
             relay,
             selection,
             matcher,
-            filter,
+            filter: args.filter.clone().filter(|text| !text.trim().is_empty()),
             count: (args.count > 0).then_some(args.count),
             duration: args.duration,
             until_end: args.until_end,
@@ -144,6 +142,43 @@ impl Config {
     pub fn relay_text(&self) -> String {
         let text = self.relay.to_string();
         format!("relay {}", text.strip_suffix('/').unwrap_or(&text))
+    }
+}
+
+/// Everything that is wrong, the files with credentials included; but not where the packets go, which whoever starts the
+/// program decides.
+pub fn mistakes(args: &Args) -> Vec<ConfigError> {
+    let mut found = option_mistakes(args);
+    if let Ok(relay) = RelayUrl::parse(&args.relay) {
+        found.extend(credential_files(args).load(&relay).err().map(ConfigError::from));
+    }
+    found
+}
+
+/// Everything that is wrong with the options by themselves; no file is read.
+pub fn option_mistakes(args: &Args) -> Vec<ConfigError> {
+    let mut found = Vec::new();
+    let no_names =
+        || Selection { sniffers: Vec::new(), interfaces: Vec::new(), marks: false, backlog: false };
+    let sniffers = Selection { sniffers: args.sniffer.clone(), ..no_names() };
+    let interfaces = Selection { interfaces: args.interface.clone(), ..no_names() };
+    for (option, selection) in [("--sniffer", sniffers), ("--interface", interfaces)] {
+        found.extend(Matcher::new(&selection).err().map(|error| ConfigError::Names { option, error }));
+    }
+    if let Some(expression) = args.filter.as_ref().filter(|text| !text.trim().is_empty()) {
+        found.extend(compile_filter(expression, ETHERNET).err().map(ConfigError::from));
+    }
+    if args.reorder > REORDER_MAX {
+        found.push(ConfigError::Reorder { found: args.reorder });
+    }
+    found.extend(RelayUrl::parse(&args.relay).err().map(ConfigError::from));
+    found
+}
+
+fn credential_files(args: &Args) -> CredentialFiles {
+    CredentialFiles {
+        tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
+        token_file: args.token_file.clone(),
     }
 }
 

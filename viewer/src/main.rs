@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use mio::Waker;
+use settings::Settings;
 use wire::text::io_text;
 
 use args::Args;
@@ -51,16 +51,19 @@ const JOIN_TICK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
     wire::process::protect();
-    let args = Args::parse();
-    wire::log::start(args.log_format, "warn");
-    let config = match Config::new(&args, io::stdout().is_terminal()) {
+    let settings = match settings::start(mistakes) {
+        Ok(settings) => settings,
+        Err(status) => return status,
+    };
+    wire::log::start(settings.args.log_format, "warn");
+    let config = match Config::new(&settings.args, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(error) => {
-            say(&error.to_string());
+            say(&settings.locate(&error.to_string()));
             return ExitCode::from(2);
         }
     };
-    let result = if config.list { show_list(&config) } else { view(&config) };
+    let result = if config.list { show_list(&config, settings) } else { view(&config, settings) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
@@ -70,10 +73,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is wrong with the options and the files that they name.
+fn mistakes(settings: &Settings<Args>) -> Vec<String> {
+    config::mistakes(&settings.args).iter().map(ToString::to_string).collect()
+}
+
 /// Connects, starts the writer, receives until there is a reason to end, and ends in order.
-fn view(config: &Config) -> Result<(), String> {
+fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
     let (tally, stop) = (SharedTally::default(), Arc::new(AtomicBool::new(false)));
-    let mut network = start_network(config, &tally, &stop)?;
+    let mut network = start_network(config, settings, &tally, &stop)?;
     let failed = |error: network::LinkError| format!("{}: {error}", config.relay_text());
     if !network.subscribe().map_err(failed)? {
         return Ok(()); // interrupted before anything came
@@ -128,9 +136,9 @@ fn view(config: &Config) -> Result<(), String> {
 }
 
 /// Asks for the list and prints it.
-fn show_list(config: &Config) -> Result<(), String> {
+fn show_list(config: &Config, settings: Settings<Args>) -> Result<(), String> {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut network = start_network(config, &SharedTally::default(), &stop)?;
+    let mut network = start_network(config, settings, &SharedTally::default(), &stop)?;
     let fetched = network.fetch_list().map_err(|error| format!("{}: {error}", config.relay_text()))?;
     network.close();
     let text = fetched.map(|list| list::list_text(&list, &config.matcher, config.json)).unwrap_or_default();
@@ -141,10 +149,17 @@ fn show_list(config: &Config) -> Result<(), String> {
     }
 }
 
-fn start_network(config: &Config, tally: &SharedTally, stop: &Arc<AtomicBool>) -> Result<Network, String> {
-    let network = Network::new(config, tally.clone(), Arc::clone(stop));
+fn start_network(
+    config: &Config,
+    settings: Settings<Args>,
+    tally: &SharedTally,
+    stop: &Arc<AtomicBool>,
+) -> Result<Network, String> {
+    let reload = Arc::new(AtomicBool::new(false));
+    let network = Network::new(config, tally.clone(), Arc::clone(stop), Arc::clone(&reload));
     let network = network.map_err(|error| format!("poll: {}", io_text(&error)))?;
-    stop_on_signal(stop, network.waker()).map_err(|error| format!("signals: {}", io_text(&error)))?;
+    obey_signals(stop, reload, settings, network.waker())
+        .map_err(|error| format!("signals: {}", io_text(&error)))?;
     Ok(network)
 }
 
@@ -155,16 +170,31 @@ fn output_error(config: &Config, error: &io::Error) -> String {
     }
 }
 
-/// The first signal ends in order; a second one at once.
+/// The first SIGINT or SIGTERM ends in order, a second one at once. SIGHUP has credentials and the file of the options read
+/// anew, or, where it tells that the terminal is gone, ends in order too.
 #[cfg(unix)]
-fn stop_on_signal(stop: &Arc<AtomicBool>, waker: Arc<Waker>) -> io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+fn obey_signals(
+    stop: &Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    mut settings: Settings<Args>,
+    waker: Arc<Waker>,
+) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let had_terminals = wire::process::terminals();
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if stop.swap(true, Ordering::AcqRel) {
+            if signal == SIGHUP && wire::process::terminals() == had_terminals {
+                let check = |new: &Settings<Args>| {
+                    config::option_mistakes(&new.args).iter().map(ToString::to_string).collect()
+                };
+                settings.reload(check, |_, _| false);
+                reload.store(true, Ordering::Release);
+            } else if signal == SIGHUP {
+                stop.store(true, Ordering::Release); // it may be told more than once
+            } else if stop.swap(true, Ordering::AcqRel) {
                 std::process::exit(128 + signal);
             }
             let _ = waker.wake(); // the next tick makes up for it
@@ -175,6 +205,11 @@ fn stop_on_signal(stop: &Arc<AtomicBool>, waker: Arc<Waker>) -> io::Result<()> {
 
 /// Ctrl-C ends in order; the network thread notices at its next tick.
 #[cfg(not(unix))]
-fn stop_on_signal(stop: &Arc<AtomicBool>, _waker: Arc<Waker>) -> io::Result<()> {
+fn obey_signals(
+    stop: &Arc<AtomicBool>,
+    _reload: Arc<AtomicBool>,
+    _settings: Settings<Args>,
+    _waker: Arc<Waker>,
+) -> io::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(stop)).map(drop)
 }

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use thiserror::Error;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use wire::block::StreamKey;
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
+use wire::credentials::{CredentialFiles, Credentials};
 use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
 use wire::message::{Control, MessageError, StreamStatus};
@@ -105,6 +106,7 @@ enum Link {
 /// The network thread's state. See the module's head.
 pub struct Network {
     relay: RelayUrl,
+    credential_files: CredentialFiles,
     tls: Option<ClientTls>,
     poll: Poll,
     waker: Arc<Waker>,
@@ -116,6 +118,7 @@ pub struct Network {
     addresses: Vec<SocketAddr>,
     failures: u32,
     stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
 }
 
 /// What goes on from one connection to the next.
@@ -140,8 +143,13 @@ struct Session {
 }
 
 impl Network {
-    /// Nothing is connected yet. `stop` is set, and the waker woken, by a signal.
-    pub fn new(config: &Config, tally: SharedTally, stop: Arc<AtomicBool>) -> io::Result<Self> {
+    /// Nothing is connected yet. `stop` and `reload` are set, and the waker woken, by signals.
+    pub fn new(
+        config: &Config,
+        tally: SharedTally,
+        stop: Arc<AtomicBool>,
+        reload: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let agent = format!("ringcast viewer {}", env!("CARGO_PKG_VERSION"));
@@ -163,6 +171,7 @@ impl Network {
                 list: None,
             },
             relay: config.relay.clone(),
+            credential_files: config.credential_files.clone(),
             tls: config.credentials.tls.clone(),
             waker,
             poll,
@@ -172,6 +181,7 @@ impl Network {
             addresses: Vec::new(),
             failures: 0,
             stop,
+            reload,
         })
     }
 
@@ -275,6 +285,19 @@ impl Network {
         }
     }
 
+    /// Certificates, key and token are read anew, for the next connection; the one there is goes on. What cannot be used
+    /// changes nothing.
+    fn reload_credentials(&mut self) {
+        match self.credential_files.load(&self.relay) {
+            Ok(Credentials { tls, token }) => {
+                self.tls = tls;
+                self.session.downlink.set_token(token);
+                info!("certificates and token were read anew; they count from the next connection on");
+            }
+            Err(error) => warn!("{error}; nothing is read anew, what was read before stays in use"),
+        }
+    }
+
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -362,6 +385,9 @@ impl Network {
     /// One turn: waits for something to happen, until `deadline` at most, and deals with it.
     fn turn(&mut self, deadline: Option<Instant>) -> Result<(), LinkError> {
         self.wait(deadline)?;
+        if self.reload.swap(false, Ordering::AcqRel) {
+            self.reload_credentials();
+        }
         let now = Instant::now();
         match &mut self.link {
             Link::Waiting { until } => {

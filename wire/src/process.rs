@@ -1,4 +1,6 @@
-//! What a process that holds secrets does first.
+//! What a process that holds secrets does first, and whether a person is still there.
+
+use std::io::IsTerminal;
 
 /// Sees to it that no core dump holds our tokens, keys or packets, and that no other process of this user can read our
 /// memory. Linux only; elsewhere nothing happens. Call it before anything secret is read.
@@ -22,3 +24,10 @@ pub fn protect() {
 /// Sees to it that no core dump holds secrets; nothing is known for this system.
 #[cfg(not(target_os = "linux"))]
 pub fn protect() {}
+
+/// How many of the standard streams are terminals; one that was closed is none any more. SIGHUP is sent both by who wants
+/// files read anew and by a terminal that goes away, and only the second changes this number.
+pub fn terminals() -> usize {
+    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    [input.is_terminal(), output.is_terminal(), error.is_terminal()].into_iter().filter(|one| *one).count()
+}

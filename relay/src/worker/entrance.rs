@@ -51,7 +51,7 @@ impl Worker {
         let connection = Connection::server(stream, self.rights.tls().as_ref(), now);
         let mut connection = connection.map_err(|error| error.to_string())?;
         connection.set_charge(charge);
-        connection.allow_origins(Arc::clone(&self.origins));
+        connection.allow_origins(self.origins.now());
         let (role, who, address) = (Role::Stranger, None, address.to_string());
         self.adopt(Newcomer { connection, role, who, address, admission }, now);
         Ok(())

@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Token};
 use tracing::{debug, info, warn};
 use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::{wall_ns, wall_s};
-use wire::connection::{Connection, ConnectionError, Origin, ReadShare, Received};
+use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
@@ -29,7 +29,7 @@ use wire::secret::Secret;
 use wire::text::printable;
 
 use crate::config::Config;
-use crate::gate::{self, Admission, Attempts, Gate, Refusal};
+use crate::gate::{self, Admission, Attempts, Gate, Origins, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
@@ -88,7 +88,7 @@ pub struct Shared {
     /// Who may do what.
     pub rights: Arc<Rights>,
     /// Origins of web pages that may connect.
-    pub origins: Arc<[Origin]>,
+    pub origins: Origins,
 }
 
 /// One reactor.
@@ -108,7 +108,7 @@ pub struct Worker {
     next_viewer_worker: usize,
     gate: Gate,
     rights: Arc<Rights>,
-    origins: Arc<[Origin]>,
+    origins: Origins,
     /// Up to which change of the rights the rights of all peers were looked at.
     checked_generation: u64,
     attempts: Attempts,

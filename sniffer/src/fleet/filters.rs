@@ -48,6 +48,12 @@ impl Filters {
         Self { programs, loopback }
     }
 
+    /// What is wrong with it for every link type, so that no interface could be captured.
+    pub fn fault(&self) -> Option<Arc<FilterError>> {
+        let fault = self.loopback.as_ref().err()?;
+        self.programs.values().all(Result::is_err).then(|| Arc::clone(fault))
+    }
+
     /// The program for an interface of that link type.
     pub fn program(&self, link_type: u16, is_loopback: bool) -> Result<Program, Arc<FilterError>> {
         if is_loopback && link_type == ETHERNET {

@@ -43,6 +43,18 @@ impl Sender {
         }
     }
 
+    /// The cap from now on, also of the connection that is there.
+    pub(super) fn set_rate(&mut self, rate_bytes: Option<u64>) {
+        if std::mem::replace(&mut self.rate_bytes, rate_bytes) == rate_bytes {
+            return;
+        }
+        if let Some(connection) = &self.connection
+            && let Err(error) = pacing::limit(connection.stream(), rate_bytes.unwrap_or(pacing::NO_LIMIT))
+        {
+            warn!("--rate: {}; the new rate counts from the next connection on", cause(error));
+        }
+    }
+
     /// Looks the relay's name up on a thread of its own: a name server may take its time, and
     /// what is captured meanwhile must be taken care of here.
     pub(super) fn look_up(&mut self, now: Instant) {

@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,37 @@ pub enum Packing {
     Live(Box<Fleet>),
     /// A file.
     File(ReadThread),
+}
+
+/// What SIGHUP asks of the sending thread.
+#[derive(Debug)]
+pub struct Reload {
+    is_asked: AtomicBool,
+    /// Zero: no cap.
+    rate_bytes: AtomicU64,
+}
+
+impl Reload {
+    /// Nothing is asked; the cap on the uplink is this, in bytes a second.
+    pub fn new(rate_bytes: Option<u64>) -> Self {
+        Self { is_asked: AtomicBool::new(false), rate_bytes: AtomicU64::new(rate_bytes.unwrap_or(0)) }
+    }
+
+    /// The cap is to be this, once asked.
+    pub fn set_rate(&self, rate_bytes: Option<u64>) {
+        self.rate_bytes.store(rate_bytes.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Asks; the thread has to be woken.
+    pub fn ask(&self) {
+        self.is_asked.store(true, Ordering::Release);
+    }
+
+    /// If it was asked, the cap.
+    fn take(&self) -> Option<Option<u64>> {
+        let is_asked = self.is_asked.swap(false, Ordering::AcqRel);
+        is_asked.then(|| Some(self.rate_bytes.load(Ordering::Relaxed)).filter(|rate| *rate > 0))
+    }
 }
 
 /// How a run ends.
@@ -246,17 +277,18 @@ impl Sender {
         })
     }
 
-    /// Sends until the packing ends and all is settled, or `stop` is set and its time is over. When
-    /// `reload` is set, credentials are read anew.
-    pub fn run(mut self, stop: &AtomicBool, reload: &AtomicBool) -> io::Result<End> {
+    /// Sends until the packing ends and all is settled, or `stop` is set and its time is over.
+    /// `reload` asks for credentials to be read anew.
+    pub fn run(mut self, stop: &AtomicBool, reload: &Reload) -> io::Result<End> {
         let mut events = Events::with_capacity(16);
         loop {
             let now = Instant::now();
             if stop.load(Ordering::Acquire) && self.stop_at.is_none() {
                 self.begin_stop(now);
             }
-            if reload.swap(false, Ordering::AcqRel) {
+            if let Some(rate_bytes) = reload.take() {
                 self.reload_credentials();
+                self.set_rate(rate_bytes);
             }
             self.take_handed();
             self.connect_if_due(now);

@@ -11,6 +11,9 @@ sockopt_impl!(
     MaxPacingRate, SetOnly, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, u64
 );
 
+/// What a socket has at first. (net/core/sock.c)
+pub const NO_LIMIT: u64 = u64::MAX;
+
 /// Caps what a TCP socket sends. TCP paces the segments itself, whatever the queueing discipline of
 /// the interface is; what does not fit waits in its buffer, and behind that with us.
 pub fn limit(socket: &impl AsFd, bytes_per_second: u64) -> io::Result<()> {
