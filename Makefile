@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build generated man completions demo test sim fuzz conformance tls-check bench-instructions lint clean
+.PHONY: help setup build generated man completions install uninstall demo test sim fuzz conformance tls-check bench-instructions lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -14,6 +14,7 @@ help:
 	@echo 'make bench-instructions   instructions of the hot functions, against those expected'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make man completions   man pages and completions of shells: target/generated/'
+	@echo 'make install, make uninstall   with systemd units, man pages, completions; DESTDIR, PREFIX, SYSCONFDIR'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
 setup:
@@ -27,6 +28,40 @@ man completions: generated
 
 generated: build
 	for program in sniffer relay viewer; do target/release/$$program --generate target/generated || exit 1; done
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+share = $(DESTDIR)$(PREFIX)/share
+library = $(DESTDIR)$(PREFIX)/lib
+programs = sniffer relay viewer
+units = $(notdir $(wildcard systemd/ringcast-*))
+
+# Configuration that is there stays. Starts nothing, makes no user: systemd-sysusers, systemd-tmpfiles --create do.
+install: generated
+	install -d $(DESTDIR)$(PREFIX)/bin $(library)/systemd/system $(DESTDIR)$(SYSCONFDIR)/ringcast
+	install -m 755 $(programs:%=target/release/%) $(DESTDIR)$(PREFIX)/bin/
+	for unit in $(units); do \
+	  sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/etc/ringcast|$(SYSCONFDIR)/ringcast|' "systemd/$$unit" > "$(library)/systemd/system/$$unit" || exit 1; \
+	  chmod 644 "$(library)/systemd/system/$$unit"; done
+	install -D -m 644 systemd/ringcast.sysusers $(library)/sysusers.d/ringcast.conf
+	install -D -m 644 systemd/ringcast.tmpfiles $(library)/tmpfiles.d/ringcast.conf
+	for program in $(programs); do \
+	  file=$(DESTDIR)$(SYSCONFDIR)/ringcast/$$program.toml; \
+	  [ -e $$file ] || install -m 644 systemd/$$program.toml $$file || exit 1; done
+	install -d $(share)/man/man1 $(share)/bash-completion/completions $(share)/zsh/vendor-completions $(share)/fish/vendor_completions.d
+	install -m 644 target/generated/man/*.1 $(share)/man/man1/
+	for program in $(programs); do \
+	  install -m 644 target/generated/completions/$$program.bash $(share)/bash-completion/completions/$$program && \
+	  install -m 644 target/generated/completions/_$$program $(share)/zsh/vendor-completions/ && \
+	  install -m 644 target/generated/completions/$$program.fish $(share)/fish/vendor_completions.d/ || exit 1; done
+
+# Configuration, keys and spools stay.
+uninstall:
+	rm -f $(programs:%=$(DESTDIR)$(PREFIX)/bin/%) $(units:%=$(library)/systemd/system/%)
+	rm -f $(library)/sysusers.d/ringcast.conf $(library)/tmpfiles.d/ringcast.conf
+	for program in $(programs); do rm -f $(share)/man/man1/$$program.1 $(share)/man/man1/$$program-*.1 \
+	  $(share)/bash-completion/completions/$$program $(share)/zsh/vendor-completions/_$$program \
+	  $(share)/fish/vendor_completions.d/$$program.fish; done
 
 demo: build
 	bench/demo.sh

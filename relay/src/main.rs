@@ -11,6 +11,7 @@ mod gate;
 mod inbox;
 mod init;
 mod limit;
+mod listener;
 mod peer;
 mod private_file;
 mod rights;
@@ -19,12 +20,10 @@ mod token_command;
 mod worker;
 
 use std::io::{ErrorKind, Write};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mio::net::TcpListener;
 use settings::Settings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,6 +31,7 @@ use tracing::{error, info, warn};
 use wire::block::Epoch;
 use wire::clock::wall_s;
 use wire::pool::Pool;
+use wire::service;
 
 use args::{Args, Command};
 use config::Config;
@@ -39,9 +39,6 @@ use gate::{Gate, Origins};
 use inbox::Inboxes;
 use rights::Rights;
 use worker::{Shared, Worker};
-
-/// Connections that the kernel keeps until they are accepted; net.core.somaxconn bounds it, too.
-const WAITING_MAX: i32 = 4096;
 
 fn main() -> ExitCode {
     wire::process::protect();
@@ -97,15 +94,17 @@ fn print(text: &str) -> ExitCode {
 
 fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result<(), String> {
     let connections = descriptors::raise(config.connections, config.workers);
-    let listen = config.listen;
-    let listener = TcpListener::bind(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
-    // mio asks for 128: a thousand that come at once would have the kernel drop some, with a second's wait.
-    socket2::SockRef::from(&listener.as_fd())
-        .listen(WAITING_MAX)
-        .map_err(|error| format!("--listen {listen}: {error}"))?;
-    let address = listener.local_addr().map_err(|error| format!("--listen {listen}: {error}"))?;
+    let (listener, address) = listener::open(config.listen)?;
+    let (encrypted, asked) = (rights.tls().is_some(), rights.asks());
+    let is_closed = address.ip().is_loopback() || (encrypted && asked);
+    // The options were checked for --listen; a socket that was passed may be anywhere.
+    if !(is_closed || config.insecure) {
+        return Err(format!(
+            "socket unit: {address} is not a loopback address, so anyone who reaches it could watch and publish: \
+             give --cert, --key and --tokens (relay init makes them), or --insecure"
+        ));
+    }
     if config.insecure && !address.ip().is_loopback() {
-        let (encrypted, asked) = (rights.tls().is_some(), rights.asks());
         warn!(
             "--insecure: {address} is open: {}, {}",
             if encrypted { "TLS" } else { "nothing is encrypted" },
@@ -140,7 +139,8 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
 
     // The first worker runs here and accepts; the others have a thread each.
     let mut first = workers.remove(0);
-    first.accept_from(listener).map_err(|error| format!("--listen {listen}: {error}"))?;
+    first.accept_from(listener).map_err(|error| format!("{address}: {error}"))?;
+    service::ready();
     let threads: Vec<_> = workers
         .into_iter()
         .map(|mut worker| {
@@ -213,6 +213,7 @@ fn obey_signals(
                 continue;
             }
             info!("signal {signal}: closing");
+            service::stopping();
             stop.store(true, Ordering::Release);
             inboxes.wake_all();
         }

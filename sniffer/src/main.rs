@@ -180,6 +180,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     let shared = Shared { pool, marks_wanted, losses };
     let sender = Sender::new(config, epoch, shared, (poll, handover, handed), packing, spool)
         .map_err(|error| failed(format!("poll: {error}")))?;
+    wire::service::ready();
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {
         say(&summary.to_string());

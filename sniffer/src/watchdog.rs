@@ -134,6 +134,11 @@ impl Watchdog {
         notices
     }
 
+    /// No thread has been without a sign of life for too long.
+    pub fn threads_live(&self) -> bool {
+        self.threads.values().all(|progress| !progress.is_told)
+    }
+
     fn progress(&mut self) -> impl Iterator<Item = &mut Progress> {
         [&mut self.received, &mut self.settled].into_iter().chain(self.threads.values_mut())
     }

@@ -37,6 +37,7 @@ pub mod pcapng;
 pub mod pool;
 pub mod process;
 pub mod secret;
+pub mod service;
 pub mod text;
 pub mod tls;
 pub mod units;

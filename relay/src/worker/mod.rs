@@ -26,6 +26,7 @@ use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
 use wire::secret::Secret;
+use wire::service::Heart;
 use wire::text::printable;
 
 use crate::config::Config;
@@ -184,12 +185,17 @@ impl Worker {
     pub fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let mut tick_due = Instant::now() + TICK;
+        // The first worker alone accepts: that it does is what the service manager asks.
+        let mut heart = self.listener.is_some().then(|| Heart::from_environment(Instant::now()));
         while !stop.load(Ordering::Acquire) {
             self.turn(&mut events, tick_due)?;
             let now = Instant::now();
             if now >= tick_due {
                 tick_due = now + TICK;
                 self.handle_tick(now);
+                if let Some(heart) = &mut heart {
+                    heart.beat(now);
+                }
             }
         }
         self.close_all(&mut events)

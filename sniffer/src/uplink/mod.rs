@@ -29,6 +29,7 @@ use wire::credentials::{CredentialFiles, Credentials};
 use wire::ledger::Report;
 use wire::message::Control;
 use wire::pool::Pool;
+use wire::service::Heart;
 use wire::text::printable;
 use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
@@ -144,6 +145,7 @@ pub struct Sender {
     rate_bytes: Option<u64>,
     room: Room,
     watchdog: Watchdog,
+    heart: Heart,
     watch_at: Instant,
     handed_blocks: u64,
     captured_packets: u64,
@@ -238,6 +240,7 @@ impl Sender {
             rate_bytes: config.rate_bytes,
             room: Room::new(),
             watchdog: Watchdog::new(started),
+            heart: Heart::from_environment(started),
             watch_at: started + WATCH_TIME,
             handed_blocks: 0,
             captured_packets: 0,
@@ -322,6 +325,7 @@ impl Sender {
 
     /// Capture stops; what was captured has a bounded time to leave.
     fn begin_stop(&mut self, now: Instant) {
+        wire::service::stopping();
         match &mut self.packing {
             Packing::Live(fleet) => fleet.stop(),
             Packing::File(file) => file.stop(),

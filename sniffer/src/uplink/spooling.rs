@@ -53,6 +53,10 @@ impl Sender {
             return;
         }
         self.watch_at = now + WATCH_TIME;
+        // A thread that hangs is not alive for us: the service manager may start us anew.
+        if self.watchdog.threads_live() {
+            self.heart.beat(now);
+        }
         for (stream, lost) in self.uplink.losses() {
             if !lost.0.is_empty() {
                 self.losses.set(stream, lost.clone());

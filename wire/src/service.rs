@@ -1,0 +1,71 @@
+//! What a service manager is told: ready, stopping, and that we are alive (sd_notify(3)). Nothing happens where none asks
+//! for it (NOTIFY_SOCKET, WATCHDOG_USEC), nor on other systems than Linux.
+
+use std::time::{Duration, Instant};
+
+/// Start is over: what was asked for is open.
+pub fn ready() {
+    notify(State::Ready);
+}
+
+/// The end has begun, in order.
+pub fn stopping() {
+    notify(State::Stopping);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Ready,
+    Stopping,
+    Alive,
+}
+
+/// Tells the service manager that the program is alive, twice in the time that it allows between two signs of life.
+#[derive(Debug)]
+pub struct Heart {
+    interval: Option<Duration>,
+    due: Instant,
+}
+
+impl Heart {
+    /// As the environment says: the first beat is due at once.
+    pub fn from_environment(now: Instant) -> Self {
+        Self { interval: watchdog_time().map(|time| time / 2), due: now }
+    }
+
+    /// To be called while everything is well, more often than beats are due.
+    pub fn beat(&mut self, now: Instant) {
+        if let Some(interval) = self.interval
+            && now >= self.due
+        {
+            self.due = now + interval;
+            notify(State::Alive);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn watchdog_time() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn watchdog_time() -> Option<Duration> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn notify(state: State) {
+    let state = match state {
+        State::Ready => sd_notify::NotifyState::Ready,
+        State::Stopping => sd_notify::NotifyState::Stopping,
+        State::Alive => sd_notify::NotifyState::Watchdog,
+    };
+    // A manager that cannot be reached finds out by itself, from what it does not hear.
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!("NOTIFY_SOCKET: {error}");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn notify(_state: State) {}
