@@ -17,7 +17,7 @@ use crate::frames::{Frames, Payload, Size};
 
 /// The stream they are of.
 pub const KEY: StreamKey = StreamKey { epoch: Epoch(1), stream: 0 };
-/// Bytes of a body before compression: the sniffer's for blocks of a ring of 1 MiB.
+/// Bytes of a body before compression; the sniffer's are a quarter of that.
 const BODY_BYTES: usize = 1 << 20;
 /// Name of the sniffer that they seem to be of.
 const NAME: &str = "bench";

@@ -124,6 +124,8 @@ fn open(name: &str) -> Result<Libpcap, libloading::Error> {
     }
 }
 
+/// # Safety
+/// The initialisers of the library ask nothing of the caller.
 #[cfg(not(windows))]
 unsafe fn load(name: &str) -> Result<Library, libloading::Error> {
     // SAFETY: what the caller promises is what this asks for.
@@ -131,6 +133,9 @@ unsafe fn load(name: &str) -> Result<Library, libloading::Error> {
 }
 
 /// Npcap has a folder of its own, in which wpcap.dll must find its Packet.dll.
+///
+/// # Safety
+/// The initialisers of the library ask nothing of the caller.
 #[cfg(windows)]
 unsafe fn load(name: &str) -> Result<Library, libloading::Error> {
     use libloading::os::windows::{LOAD_WITH_ALTERED_SEARCH_PATH, Library as WindowsLibrary};

@@ -15,7 +15,7 @@ use crate::ring::FanoutMode;
 
 /// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, one under way.
 const WORKING_BYTES: usize = 8 << 20;
-/// Most bytes of a packed block: it stays in a core's cache from packing to sending, and at the relay
+/// Most bytes of a packed block, but for a packet that is larger: it stays in a core's cache from packing to sending, and at the relay
 /// and the viewer from the socket on.
 const PACKED_BYTES: usize = 256 << 10;
 const MEMORY_BYTES_MIN: usize = 32 << 20;

@@ -17,7 +17,7 @@ use crate::frames::Frames;
 
 /// Different blocks that follow each other.
 const BLOCK_COUNT: usize = 8;
-/// Bytes of a body before it is packed: a ring's block.
+/// Bytes of a body before it is packed; the sniffer's are a quarter of that.
 const BODY_BYTES: usize = 1 << 20;
 /// Bytes of a message before the body, WebSocket's header included, at most.
 const HEAD_BYTES_MAX: usize = 14 + ENVELOPE_BYTES + HEADER_BYTES;

@@ -456,7 +456,7 @@ impl Sender {
 
     /// Tells the packing threads whether bytes are dear.
     fn watch_room(&mut self, now: Instant) {
-        let is_behind = self.room.is_short(now, self.uplink.waiting_bytes() > 0);
+        let is_behind = self.room.look(now, self.uplink.waiting_bytes() > 0);
         let is_cut = !self.uplink.is_streaming() || self.uplink.has_spooled();
         self.handover.set_room_is_short(is_behind || is_cut || self.rate_bytes.is_some());
     }

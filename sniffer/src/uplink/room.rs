@@ -32,14 +32,9 @@ impl Room {
     }
 
     /// Whether room is short, now that blocks wait to be sent or do not.
-    pub fn is_short(&mut self, now: Instant, blocks_wait: bool) -> bool {
-        if !blocks_wait {
-            self.waiting_since = None;
-        }
-        let since = match blocks_wait {
-            true => *self.waiting_since.get_or_insert(now),
-            false => now,
-        };
+    pub fn look(&mut self, now: Instant, blocks_wait: bool) -> bool {
+        self.waiting_since = blocks_wait.then(|| self.waiting_since.unwrap_or(now));
+        let since = self.waiting_since.unwrap_or(now);
         let is_over = self.short_until.is_none_or(|until| now >= until);
         if now.saturating_duration_since(since) >= BEHIND_TIME && is_over {
             let is_again = self.short_until.is_some_and(|until| now < until + GOOD_TIME);
@@ -63,7 +58,7 @@ mod tests {
         let mut second = || {
             let looks = (0..10).map(|_| {
                 *now += Duration::from_millis(100);
-                room.is_short(*now, blocks_wait)
+                room.look(*now, blocks_wait)
             });
             looks.last().expect("ten looks")
         };
@@ -75,9 +70,9 @@ mod tests {
         let (mut room, mut now) = (Room::new(), Instant::now());
         for _ in 0..50 {
             now += Duration::from_millis(900);
-            assert!(!room.is_short(now, true));
+            assert!(!room.look(now, true));
             now += Duration::from_millis(1);
-            assert!(!room.is_short(now, false));
+            assert!(!room.look(now, false));
         }
     }
 

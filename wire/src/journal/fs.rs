@@ -211,7 +211,7 @@ impl FsFile for File {
 
     fn begin_sync(&self, offset: u64, bytes: u64) {
         // On Linux the same call begins to write what is not written yet (mm/fadvise.c), and drops only what is.
-        // sync_file_range(2) would be the exact one; no crate that is at hand has it.
+        // sync_file_range(2) would be the exact one, at the price of `unsafe` here.
         self.forget(offset, bytes);
     }
 
