@@ -18,6 +18,8 @@ pub enum Kind {
     TwoWorkers,
     /// The sniffer alone: it sends to a relay without a viewer, which is its sink.
     Alone,
+    /// The least that does what the whole chain does: three blocking loops.
+    Floor,
     /// A bare loop: ring, gather, LZ4.
     Bare,
     /// The same, gathering packets as the sniffer does: as blocks of pcapng.
@@ -34,9 +36,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, ours first.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Ringcast,
         Kind::TwoWorkers,
+        Kind::Floor,
         Kind::Alone,
         Kind::Bare,
         Kind::BareBlocks,
@@ -57,6 +60,7 @@ impl Kind {
             Kind::Ringcast => "ringcast",
             Kind::TwoWorkers => "ringcast, 2 workers",
             Kind::Alone => "sniffer alone",
+            Kind::Floor => "floor of the chain",
             Kind::Bare => "bare loop",
             Kind::BareBlocks => "bare loop, pcapng blocks",
             Kind::Tcpdump => "tcpdump | socat (A)",
@@ -68,12 +72,13 @@ impl Kind {
 
     /// Whether packets come out at its end.
     pub fn delivers(self) -> bool {
-        matches!(self, Kind::Ringcast | Kind::TwoWorkers | Kind::Tcpdump | Kind::TcpdumpLz4)
+        matches!(self, Kind::Ringcast | Kind::TwoWorkers | Kind::Floor | Kind::Tcpdump | Kind::TcpdumpLz4)
     }
 
     /// What else it is compared with than A, in the same round.
     pub fn beside(self) -> &'static [Kind] {
         match self {
+            Kind::Ringcast => &[Kind::Floor],
             Kind::TwoWorkers => &[Kind::Ringcast],
             Kind::Alone => &[Kind::Bare, Kind::BareBlocks, Kind::Dumpcap],
             _ => &[],
@@ -132,6 +137,8 @@ pub struct Options {
     pub relay: Vec<String>,
     /// More arguments of the viewer.
     pub viewer: Vec<String>,
+    /// More arguments of what forwards in the floor of the chain.
+    pub floor: Vec<String>,
 }
 
 impl Options {
@@ -193,6 +200,21 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
             sniffer.command.extend(options.sniffer.clone());
             if kind == Kind::Alone { vec![relay, sniffer] } else { vec![relay, viewer, count, sniffer] }
         }
+        Kind::Floor => {
+            let floor = our("floor");
+            let forward = format!("{floor} forward {}", options.floor.join(" "));
+            vec![
+                part("floor forward", forward, false, Ready::Listens(9000)),
+                part("floor show", format!("{floor} show --to {SOCAT}"), false, Ready::Says("connected")),
+                count,
+                part(
+                    "floor capture",
+                    format!("{floor} capture --interface {INTERFACE} --to {SOCAT}"),
+                    false,
+                    Ready::Captures,
+                ),
+            ]
+        }
         Kind::Bare => {
             let command = format!("{} --interface {INTERFACE}", our("bare"));
             vec![part("bare", command, false, Ready::Captures)]
@@ -228,6 +250,7 @@ pub fn parts(kind: Kind, programs: &Path, options: &Options) -> Vec<Part> {
 pub fn capturing(kind: Kind) -> &'static str {
     match kind {
         Kind::Ringcast | Kind::TwoWorkers | Kind::Alone => "sniffer",
+        Kind::Floor => "floor capture",
         Kind::Bare | Kind::BareBlocks => "bare",
         Kind::Tcpdump | Kind::TcpdumpLz4 => "tcpdump",
         Kind::Dumpcap => "dumpcap",

@@ -267,7 +267,7 @@ fn captured(kind: Kind, said: &str) -> u64 {
 fn lost_at(kind: Kind, capture: &str, viewer: &str, generated: &Generated) -> BTreeMap<String, u64> {
     let mut lost = BTreeMap::new();
     let (offered, dropped) = match kind {
-        Kind::Bare | Kind::BareBlocks => (
+        Kind::Floor | Kind::Bare | Kind::BareBlocks => (
             number_before(capture, "packets passed the filter"),
             number_before(capture, "dropped by the kernel"),
         ),

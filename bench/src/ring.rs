@@ -1,4 +1,4 @@
-//! A capture ring with nothing around it: what the bare loop walks (`bin/bare.rs`).
+//! A capture ring with nothing around it: what the bare loop walks (`bin/bare.rs`), and the bare chain (`bin/floor.rs`).
 //!
 //! Not the sniffer's own ring, so that the floor does not move with what is measured against it. Size, block and
 //! time-out are the sniffer's defaults.
@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::slice;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use wire::pcapng::{EPB_HEAD_BYTES, EPB_TYPE};
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -45,6 +47,23 @@ pub struct Frame<'a> {
     pub original_bytes: u32,
     /// Bytes that were kept.
     pub data: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Appends it as the sniffer gathers it: an Enhanced Packet Block of pcapng with the flags option.
+    pub fn append_block(&self, gathered: &mut Vec<u8>) {
+        let padded = self.data.len().next_multiple_of(4);
+        let total = (EPB_HEAD_BYTES + padded + 12 + 4) as u32;
+        let (high, low) = ((self.time_ns >> 32) as u32, self.time_ns as u32);
+        for word in [EPB_TYPE, total, 0, high, low, self.data.len() as u32, self.original_bytes] {
+            gathered.extend_from_slice(&word.to_le_bytes());
+        }
+        gathered.extend_from_slice(self.data);
+        gathered.resize(gathered.len() + padded - self.data.len(), 0);
+        for word in [4 << 16 | 2, 0x5u32, 0, total] {
+            gathered.extend_from_slice(&word.to_le_bytes());
+        }
+    }
 }
 
 /// A ring on an interface.

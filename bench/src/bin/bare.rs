@@ -5,13 +5,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use bench::ring::{BLOCK_BYTES, Frame, Ring};
+use bench::ring::{BLOCK_BYTES, Ring};
 use clap::Parser;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use wire::pcapng::{EPB_HEAD_BYTES, EPB_TYPE};
 
 /// The least a sniffer has to do: ring, gather, LZ4.
 #[derive(Debug, Parser)]
@@ -53,7 +52,7 @@ fn run(args: &Args) -> io::Result<String> {
     loop {
         gathered.clear();
         let walked = if args.blocks {
-            ring.walk(|frame| gather_block(&mut gathered, &frame))
+            ring.walk(|frame| frame.append_block(&mut gathered))
         } else {
             ring.walk(|frame| gathered.extend_from_slice(frame.data))
         };
@@ -77,19 +76,4 @@ fn run(args: &Args) -> io::Result<String> {
          {gathered_bytes} bytes gathered, {packed_bytes} packed",
         args.interface
     ))
-}
-
-/// Appends a packet as the sniffer gathers it: with the flags option and the end of options.
-fn gather_block(gathered: &mut Vec<u8>, frame: &Frame<'_>) {
-    let padded = frame.data.len().next_multiple_of(4);
-    let total = (EPB_HEAD_BYTES + padded + 12 + 4) as u32;
-    let (high, low) = ((frame.time_ns >> 32) as u32, frame.time_ns as u32);
-    for word in [EPB_TYPE, total, 0, high, low, frame.data.len() as u32, frame.original_bytes] {
-        gathered.extend_from_slice(&word.to_le_bytes());
-    }
-    gathered.extend_from_slice(frame.data);
-    gathered.resize(gathered.len() + padded - frame.data.len(), 0);
-    for word in [4 << 16 | 2, 0x5u32, 0, total] {
-        gathered.extend_from_slice(&word.to_le_bytes());
-    }
 }

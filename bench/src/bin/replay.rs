@@ -48,6 +48,9 @@ struct Args {
     /// The sniffer alone, its relay not counted, beside a bare loop of ring, gather and LZ4, and dumpcap
     #[arg(long, conflicts_with_all = ["peers", "against_a", "two_workers"])]
     alone: bool,
+    /// Also the least that does what our chain does: three blocking loops, nothing checked or kept
+    #[arg(long, conflicts_with = "alone")]
+    floor: bool,
     /// Also our chain with `--workers 2` of the relay
     #[arg(long)]
     two_workers: bool,
@@ -75,6 +78,9 @@ struct Args {
     /// More arguments of our viewer
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     viewer_args: String,
+    /// More arguments of the floor's relay: `--recent-mib 256`
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    floor_args: String,
     /// Directory of sniffer, relay, viewer, generate and count; that of this program by default
     #[arg(long)]
     programs: Option<PathBuf>,
@@ -146,6 +152,7 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
         sniffer: words(&args.sniffer_args),
         relay: words(&args.relay_args),
         viewer: words(&args.viewer_args),
+        floor: words(&args.floor_args),
     };
     let mut kinds = match (args.peers, args.against_a, args.alone) {
         (true, _, _) => Kind::PEERS.to_vec(),
@@ -153,6 +160,9 @@ fn measure_all(args: &Args, keys: &PathBuf) -> io::Result<Report> {
         (_, _, true) => Kind::ALONE.to_vec(),
         _ => vec![Kind::Ringcast],
     };
+    if args.floor {
+        kinds.insert(1, Kind::Floor);
+    }
     if args.two_workers {
         kinds.insert(1, Kind::TwoWorkers);
     }

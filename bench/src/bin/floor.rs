@@ -1,0 +1,270 @@
+//! `floor`: the least that does what the whole chain does, in three blocking loops. It checks nothing, acknowledges
+//! nothing, keeps nothing and recovers from nothing: what it costs on a machine, nothing that sends packed blocks of
+//! pcapng over two connections costs less. `replay --floor` runs it beside the chain.
+//!
+//! ```text
+//!  capture: ring, gather, LZ4, mask --tcp--> forward: unmask --tcp--> show: LZ4 --> pipe
+//! ```
+//!
+//! A message is sixteen bytes (length of the body before and after packing, key of the mask, nothing; little-endian
+//! u32 each) and the masked body, from `forward` on unmasked.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use bench::ring::Ring;
+use clap::{Parser, Subcommand};
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
+use wire::interface::Interface;
+use wire::pcapng::{interface_description, section_header};
+
+/// Bytes gathered before they are packed, as in the sniffer.
+const BODY_BYTES: usize = 256 << 10;
+/// What a body has beyond that at most: a frame's block.
+const FRAME_ROOM: usize = 256 << 10;
+/// After a body that did not shrink to half so many are stored, as `--compression auto` does it.
+const STORED_RUN: u32 = 15;
+/// Bytes of the head of a message.
+const HEAD_BYTES: usize = 16;
+
+/// The least that does what the whole chain does.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Captures, packs and sends
+    Capture {
+        /// Interface to capture on
+        #[arg(long)]
+        interface: String,
+        /// Where `forward` listens
+        #[arg(long)]
+        to: SocketAddr,
+    },
+    /// Takes one connection that shows, then one that captures, and passes on what comes
+    Forward {
+        /// Where to listen
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        listen: SocketAddr,
+        /// Read into so many MiB in turn, as if to keep them; 0 reads into the same buffer again
+        #[arg(long, default_value_t = 0)]
+        recent_mib: usize,
+    },
+    /// Unpacks, and writes pcapng to standard output
+    Show {
+        /// Where `forward` listens
+        #[arg(long)]
+        to: SocketAddr,
+        /// Bytes of the pipe, if standard output is one; what the viewer asks for by default
+        #[arg(long, default_value_t = 1 << 20)]
+        pipe: i32,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().role {
+        Role::Capture { interface, to } => capture(&interface, to),
+        Role::Forward { listen, recent_mib } => forward(listen, recent_mib),
+        Role::Show { to, pipe } => show(to, pipe),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("floor: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where what was gathered goes: packed, masked, sent.
+struct Sending {
+    stream: TcpStream,
+    gathered: Vec<u8>,
+    packed: Vec<u8>,
+    message: Vec<u8>,
+    table: CompressTable,
+    /// Bodies to be stored before LZ4 is tried again.
+    stored_left: u32,
+    key: u32,
+}
+
+impl Sending {
+    fn send(&mut self) -> io::Result<()> {
+        let mut packed = self.gathered.len();
+        if self.stored_left > 0 {
+            self.stored_left -= 1;
+        } else {
+            let bytes = compress_into_with_table(&self.gathered, &mut self.packed, &mut self.table)
+                .map_err(io::Error::other)?;
+            if bytes * 2 <= self.gathered.len() {
+                packed = bytes;
+            } else {
+                self.stored_left = STORED_RUN;
+            }
+        }
+        let body = if packed < self.gathered.len() { &self.packed[..packed] } else { &self.gathered[..] };
+        // Not random, as RFC 6455 wants it: that costs nothing beside a message of 256 KiB.
+        self.key = self.key.wrapping_mul(0x9E37_79B1).wrapping_add(1);
+        let end = HEAD_BYTES + packed;
+        let message = &mut self.message[..end];
+        for (to, word) in
+            message.chunks_exact_mut(4).zip([self.gathered.len() as u32, packed as u32, self.key, 0])
+        {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        mask_into(&mut message[HEAD_BYTES..], body, self.key);
+        self.stream.write_all(message)?;
+        self.gathered.clear();
+        Ok(())
+    }
+}
+
+fn capture(interface: &str, to: SocketAddr) -> io::Result<()> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.thread_block()?;
+    let ended = SignalFd::new(&ends)?;
+    let stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    let room = BODY_BYTES + FRAME_ROOM;
+    let mut sending = Sending {
+        stream,
+        gathered: Vec::with_capacity(room),
+        packed: vec![0; get_maximum_output_size(room)],
+        message: vec![0; HEAD_BYTES + get_maximum_output_size(room)],
+        table: CompressTable::large(),
+        stored_left: 0,
+        key: 1,
+    };
+    let mut ring = Ring::open(interface)?;
+    let mut captured = 0u64;
+    loop {
+        let mut sent = Ok(());
+        let walked = ring.walk(|frame| {
+            frame.append_block(&mut sending.gathered);
+            if sending.gathered.len() >= BODY_BYTES && sent.is_ok() {
+                sent = sending.send();
+            }
+        });
+        sent?;
+        if !sending.gathered.is_empty() {
+            sending.send()?;
+        }
+        captured += u64::from(walked.unwrap_or(0));
+        if walked.is_none() {
+            let mut waited =
+                [PollFd::new(ring.as_fd(), PollFlags::POLLIN), PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+            poll(&mut waited, PollTimeout::NONE)?;
+            if waited[1].any() == Some(true) {
+                break;
+            }
+        }
+    }
+    let (offered, dropped) = ring.statistics()?;
+    eprintln!(
+        "interface {interface}: {offered} packets passed the filter, {dropped} dropped by the kernel, \
+         {captured} captured"
+    );
+    Ok(())
+}
+
+fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    let (mut to, _) = listener.accept()?;
+    let (mut from, _) = listener.accept()?;
+    to.set_nodelay(true)?;
+    let room = HEAD_BYTES + BODY_BYTES + FRAME_ROOM;
+    let mut kept = vec![0; (recent_mib << 20).max(room)];
+    let mut at = 0;
+    loop {
+        let message = &mut kept[at..at + room];
+        if !read_message(&mut from, message)? {
+            return Ok(());
+        }
+        let packed = word_at(message, 4) as usize;
+        let key = word_at(message, 8);
+        let end = HEAD_BYTES + packed;
+        mask(&mut message[HEAD_BYTES..end], key);
+        to.write_all(&message[..end])?;
+        if recent_mib > 0 {
+            at += end;
+            at = if at + room > kept.len() { 0 } else { at };
+        }
+    }
+}
+
+fn show(to: SocketAddr, pipe: i32) -> io::Result<()> {
+    let mut from = TcpStream::connect(to)?;
+    // As the viewer does; what is not a pipe has no size.
+    let stdout = io::stdout();
+    let _ = nix::fcntl::fcntl(stdout.as_fd(), nix::fcntl::FcntlArg::F_SETPIPE_SZ(pipe));
+    let mut out = std::fs::File::from(stdout.as_fd().try_clone_to_owned()?);
+    eprintln!("connected");
+    let mut head = Vec::new();
+    section_header(&mut head, None, None, "floor");
+    interface_description(&mut head, &Interface { link_type: 1, ..Interface::default() }, "bench");
+    out.write_all(&head)?;
+    let mut message = vec![0; HEAD_BYTES + BODY_BYTES + FRAME_ROOM];
+    let mut unpacked = vec![0; BODY_BYTES + FRAME_ROOM];
+    while read_message(&mut from, &mut message)? {
+        let (raw, packed) = (word_at(&message, 0) as usize, word_at(&message, 4) as usize);
+        let body = &message[HEAD_BYTES..HEAD_BYTES + packed];
+        if raw == packed {
+            out.write_all(body)?;
+        } else {
+            let bytes = decompress_into(body, &mut unpacked).map_err(io::Error::other)?;
+            out.write_all(&unpacked[..bytes])?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a whole message. `false`: the other end has closed between two.
+fn read_message(from: &mut TcpStream, message: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(&mut message[..HEAD_BYTES]) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        result => result?,
+    }
+    let packed = word_at(message, 4) as usize;
+    from.read_exact(&mut message[HEAD_BYTES..HEAD_BYTES + packed])?;
+    Ok(true)
+}
+
+fn word_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+/// Copies and masks; whole words are vectorised by the compiler.
+fn mask_into(to: &mut [u8], from: &[u8], key: u32) {
+    let key = key.to_le_bytes();
+    let (words, rest) = from.as_chunks::<4>();
+    let (to_words, to_rest) = to.as_chunks_mut::<4>();
+    for (to, word) in to_words.iter_mut().zip(words) {
+        *to = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for ((to, byte), key) in to_rest.iter_mut().zip(rest).zip(key) {
+        *to = byte ^ key;
+    }
+}
+
+fn mask(bytes: &mut [u8], key: u32) {
+    let key = key.to_le_bytes();
+    let (words, rest) = bytes.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key) {
+        *byte ^= key;
+    }
+}
