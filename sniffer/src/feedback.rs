@@ -3,7 +3,8 @@
 //! The filters exclude our own connection by its addresses and port. Behind a proxy, a tunnel or a
 //! network address translation the packets on the wire carry others, and then each block sent is
 //! captured and sent again. Rates alone cannot tell that from incompressible traffic, so the
-//! detector asks the line: it holds the uplink for a moment. What is our own falls silent.
+//! detector asks the line: it holds the uplink for a moment. What is our own falls silent. A hold
+//! delays packets, so traffic of small packets is not suspected: what we send fills large ones.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SUSPICIOUS_INTERVALS: u32 = 3;
 /// Below this rate nothing is suspected, in bytes a second.
 const RATE_MIN: u64 = 128 << 10;
+/// Captured packets that are smaller on average, in bytes, are not a stream's: of full packets of 1500 bytes
+/// and an acknowledgement for each the average is 790, of packets of 1000 bytes 530.
+const AVERAGE_BYTES_MIN: u64 = 512;
 /// How long the uplink is held to find out, at least: what was under way when the hold began is
 /// still captured in its first half.
 const HOLD_TIME_MIN: Duration = Duration::from_millis(400);
@@ -49,13 +53,24 @@ enum State {
     Holding { since: Instant, rate_before: u64 },
 }
 
+/// What was captured and sent since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// Packets captured.
+    pub captured_packets: u64,
+    /// Their captured bytes.
+    pub captured_bytes: u64,
+    /// Bytes handed to the kernel for the relay.
+    pub sent_bytes: u64,
+}
+
 /// Compares what is captured with what is sent.
 #[derive(Debug)]
 pub struct FeedbackDetector {
     state: State,
     hold: Duration,
     proofs: u32,
-    last: Option<(Instant, u64, u64)>,
+    last: Option<(Instant, Seen)>,
     rest: Duration,
     rest_until: Option<Instant>,
 }
@@ -95,28 +110,31 @@ impl FeedbackDetector {
     pub fn next_check(&self, now: Instant) -> Instant {
         match (self.state, self.last) {
             (State::Holding { since, .. }, _) => since + self.hold,
-            (State::Watching { .. }, Some((at, ..))) => at + INTERVAL,
+            (State::Watching { .. }, Some((at, _))) => at + INTERVAL,
             _ => now,
         }
     }
 
-    /// `captured` and `sent` are bytes since the start.
-    pub fn check(&mut self, now: Instant, captured: u64, sent: u64) -> Verdict {
-        let Some((at, captured_then, sent_then)) = self.last else {
-            self.last = Some((now, captured, sent));
+    /// To be called again and again with what was seen up to `now`.
+    pub fn check(&mut self, now: Instant, seen: Seen) -> Verdict {
+        let Some((at, then)) = self.last else {
+            self.last = Some((now, seen));
             return Verdict::Normal;
         };
         let elapsed = now.saturating_duration_since(at);
         let per_second = |bytes: u64| (u128::from(bytes) * 1_000_000 / elapsed.as_micros().max(1)) as u64;
-        let captured_rate = per_second(captured.saturating_sub(captured_then));
-        let sent_rate = per_second(sent.saturating_sub(sent_then));
+        let captured_bytes = seen.captured_bytes.saturating_sub(then.captured_bytes);
+        let captured_packets = seen.captured_packets.saturating_sub(then.captured_packets);
+        let captured_rate = per_second(captured_bytes);
+        let sent_rate = per_second(seen.sent_bytes.saturating_sub(then.sent_bytes));
         match self.state {
             State::Watching { suspicious } => {
                 if elapsed < INTERVAL {
                     return Verdict::Normal;
                 }
-                self.last = Some((now, captured, sent));
+                self.last = Some((now, seen));
                 let alike = sent_rate >= RATE_MIN
+                    && captured_bytes / captured_packets.max(1) >= AVERAGE_BYTES_MIN
                     && sent_rate >= captured_rate / 10 * 7
                     && captured_rate >= sent_rate / 10 * 7;
                 let rests = self.rest_until.is_some_and(|until| now < until);
@@ -134,13 +152,13 @@ impl FeedbackDetector {
             State::Holding { since, rate_before } => {
                 let held = now.saturating_duration_since(since);
                 if held < self.hold / 2 {
-                    self.last = Some((now, captured, sent));
+                    self.last = Some((now, seen));
                     return Verdict::Hold;
                 }
                 if held < self.hold {
                     return Verdict::Hold;
                 }
-                self.last = Some((now, captured, sent));
+                self.last = Some((now, seen));
                 self.state = State::Watching { suspicious: 0 };
                 if captured_rate >= rate_before / 5 {
                     self.rest_from(now);
@@ -160,8 +178,17 @@ impl FeedbackDetector {
 mod tests {
     use super::*;
 
+    fn seen(captured_bytes: u64, packet_bytes: u64, sent_bytes: u64) -> Seen {
+        Seen { captured_packets: captured_bytes / packet_bytes, captured_bytes, sent_bytes }
+    }
+
     /// Runs the detector over a line whose own traffic comes back (or not) beside a steady rate.
     fn run(own_comes_back: bool, other_rate: u64, seconds: u64) -> (Verdict, u64) {
+        run_sized(own_comes_back, other_rate, 1000, seconds)
+    }
+
+    /// The same, of packets of `packet_bytes`.
+    fn run_sized(own_comes_back: bool, other_rate: u64, packet_bytes: u64, seconds: u64) -> (Verdict, u64) {
         let start = Instant::now();
         let mut detector = FeedbackDetector::new(Duration::from_millis(10)).expect("short enough");
         let (mut captured, mut sent, mut holds) = (0, 0, 0);
@@ -172,7 +199,7 @@ mod tests {
             sent += send;
             captured += other_rate / 50 + if own_comes_back { send } else { 0 };
             let was_holding = detector.is_holding();
-            let verdict = detector.check(now, captured, sent);
+            let verdict = detector.check(now, seen(captured, packet_bytes, sent));
             holds += u64::from(!was_holding && verdict == Verdict::Hold);
             if let Verdict::Feedback { .. } = verdict {
                 return (verdict, holds);
@@ -202,10 +229,15 @@ mod tests {
             now += Duration::from_millis(20);
             held_once |= detector.is_holding();
             bytes += if held_once { 0 } else { 20_000 }; // incompressible, and over with the hold
-            let verdict = detector.check(now, bytes, bytes);
+            let verdict = detector.check(now, seen(bytes, 1000, bytes));
             assert!(!matches!(verdict, Verdict::Feedback { .. }));
         }
         assert!(held_once);
+    }
+
+    #[test]
+    fn small_packets_are_never_held() {
+        assert_eq!(run_sized(false, 1_000_000, 400, 600), (Verdict::Normal, 0));
     }
 
     #[test]

@@ -36,7 +36,7 @@ use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
 use self::room::Room;
 use crate::config::Config;
-use crate::feedback::{FeedbackDetector, Verdict};
+use crate::feedback::{FeedbackDetector, Seen, Verdict};
 use crate::fleet::Fleet;
 use crate::handover::{Handed, Handover};
 use crate::losses::SharedLosses;
@@ -468,7 +468,12 @@ impl Sender {
             detector.give_up(now); // finding out must not cost packets
         }
         let sent = self.connection.as_ref().map_or(0, |one| one.bytes_sent_and_received().0);
-        match detector.check(now, self.captured_bytes, self.sent_on_closed + sent) {
+        let seen = Seen {
+            captured_packets: self.captured_packets,
+            captured_bytes: self.captured_bytes,
+            sent_bytes: self.sent_on_closed + sent,
+        };
+        match detector.check(now, seen) {
             Verdict::Normal | Verdict::Hold => {}
             Verdict::Feedback { before, held } => {
                 let text = format!(
