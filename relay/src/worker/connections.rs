@@ -135,6 +135,7 @@ impl Worker {
             Received::Data(message) => {
                 let envelope = Envelope::parse(&message).map_err(|error| Fault::Peer(error.to_string()))?;
                 let block = message.slice(ENVELOPE_BYTES..);
+                self.unacked_bytes += block.len();
                 self.hub
                     .handle_block(PeerId(id), envelope, block)
                     .map_err(|error| Fault::Peer(error.to_string()))

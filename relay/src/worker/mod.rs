@@ -52,6 +52,9 @@ const TICK: Duration = Duration::from_millis(500);
 /// A peer whose TCP answers but takes nothing for this long has stopped reading: it is closed. A slow
 /// one takes a little all the time.
 const STALL_TIME: Duration = Duration::from_secs(60);
+/// Sniffers are told what has come when this much has, or after this time: each acknowledgement wakes them.
+const ACK_BYTES: usize = 1 << 20;
+const ACK_TIME: Duration = Duration::from_millis(10);
 /// Time until the hello is there, from the accept on.
 const HELLO_TIME: Duration = Duration::from_secs(10);
 /// A sniffer that stays away for this long is given up, and its streams with it.
@@ -120,6 +123,10 @@ pub struct Worker {
     ready: VecDeque<u64>,
     /// Connections whose reading waits for a buffer.
     starved: Vec<u64>,
+    /// Bytes of data that have come since acknowledgements were sent.
+    unacked_bytes: usize,
+    /// When acknowledgements are sent, if any is owed.
+    acks_at: Option<Instant>,
     /// What upstream workers were told is settled.
     told_settled: HashMap<StreamKey, u64>,
     /// Workers to wake at the end of the turn.
@@ -165,6 +172,8 @@ impl Worker {
             strangers_evicted: 0,
             ready: VecDeque::new(),
             starved: Vec::new(),
+            unacked_bytes: 0,
+            acks_at: None,
             told_settled: HashMap::new(),
             wake: vec![false; workers],
             worker_data: vec![false; workers],
@@ -203,9 +212,10 @@ impl Worker {
 
     fn turn(&mut self, events: &mut Events, tick_due: Instant) -> io::Result<()> {
         let now = Instant::now();
+        let until = self.acks_at.map_or(tick_due, |at| at.min(tick_due)).saturating_duration_since(now);
         let timeout = match self.ready.is_empty() && !self.accepting {
-            true if self.starved.is_empty() => tick_due.saturating_duration_since(now),
-            true => tick_due.saturating_duration_since(now).min(STARVED_TICK),
+            true if self.starved.is_empty() => until,
+            true => until.min(STARVED_TICK),
             false => Duration::ZERO,
         };
         match self.poll.poll(events, Some(timeout)) {
@@ -272,7 +282,16 @@ impl Worker {
         }
     }
 
+    /// Acknowledges what has come, once it is much or has waited.
     fn send_acks(&mut self, now: Instant) {
+        if !self.hub.owes_acks() {
+            return;
+        }
+        let at = *self.acks_at.get_or_insert(now + ACK_TIME);
+        if self.unacked_bytes < ACK_BYTES && now < at {
+            return;
+        }
+        (self.unacked_bytes, self.acks_at) = (0, None);
         while let Some((PeerId(id), ack)) = self.hub.poll_ack() {
             self.send_control(id, &ack);
             self.feed(id, now);
@@ -315,6 +334,8 @@ impl Worker {
         let deadline = Instant::now() + STOP_TIME;
         self.listener = None;
         self.accepting = false;
+        self.acks_at = Some(Instant::now()); // what is not acknowledged comes again
+        self.send_acks(Instant::now());
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             self.end_audit(id, "the relay is stopped", Instant::now());
         }

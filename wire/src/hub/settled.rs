@@ -64,8 +64,13 @@ impl Hub {
         }
     }
 
-    /// An acknowledgement that is due, and to whom: one message for all streams of a publisher.
-    /// Poll once a turn, so that what came in the turn is acknowledged at once.
+    /// Whether an acknowledgement is due to anybody.
+    pub fn owes_acks(&self) -> bool {
+        !self.acks_due.is_empty()
+    }
+
+    /// An acknowledgement that is due, and to whom: one message for all streams of a publisher, of all that came
+    /// since the last. Each wakes a sniffer: poll when much has come, or after some milliseconds.
     pub fn poll_ack(&mut self) -> Option<(PeerId, Control)> {
         loop {
             let peer = self.acks_due.pop_first()?;
