@@ -384,15 +384,18 @@ impl PackedBlock {
     }
 }
 
+#[inline]
 pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
     u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
 }
 
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     let b = &bytes[offset..offset + 4];
     u32::from_le_bytes([b[0], b[1], b[2], b[3]])
 }
 
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from(u32_at(bytes, offset)) | u64::from(u32_at(bytes, offset + 4)) << 32
 }

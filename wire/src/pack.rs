@@ -243,6 +243,10 @@ impl Packer {
             captured_len as u32,
             original_len,
         ];
+        // What is less than a word is zeroed as a word: data or options then overwrite what they need of it.
+        let data_end = EPB_HEAD_BYTES + padded;
+        out[data_end - 4..data_end].copy_from_slice(&[0; 4]);
+        out[total - 8..total - 4].copy_from_slice(&[0; 4]);
         for (slot, word) in out[..EPB_HEAD_BYTES].chunks_exact_mut(4).zip(head) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
@@ -251,10 +255,7 @@ impl Packer {
             out[at..at + part.len()].copy_from_slice(part);
             at += part.len();
         }
-        let data_end = EPB_HEAD_BYTES + padded;
-        out[at..data_end].fill(0);
         out[data_end..data_end + options.len()].copy_from_slice(options);
-        out[data_end + options.len()..total - 4].fill(0);
         out[total - 4..].copy_from_slice(&(total as u32).to_le_bytes());
         gather.len += total;
         gather.packet_count += 1;

@@ -278,7 +278,7 @@ impl<'a> Epbs<'a> {
             return Err(EpbError::Captured { offset, found: captured });
         }
         let options = &rest[data_end..length - 4];
-        if !options_are_whole(options) {
+        if !is_flags_alone(options) && !options_are_whole(options) {
             return Err(EpbError::Options { offset });
         }
         Ok(Epb {
@@ -308,6 +308,12 @@ impl<'a> Iterator for Epbs<'a> {
         }
         Some(parsed)
     }
+}
+
+/// Whether `options` is what a live sniffer writes: its flags and the end. Most packets have no more.
+#[inline]
+fn is_flags_alone(options: &[u8]) -> bool {
+    matches!(options, [2, 0, 4, 0, _, _, _, _, 0, 0, 0, 0])
 }
 
 /// Whether `options` is a list of whole options, ended by `opt_endofopt` or by the end, whose values
