@@ -1,5 +1,6 @@
 //! What was typed. Short flags follow tcpdump and dumpcap.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,6 +128,15 @@ pub struct Args {
     /// Capture the sniffer's own connection to the relay too. It feeds on itself: for debugging.
     #[arg(long)]
     pub include_self: bool,
+
+    /// Answer /metrics (Prometheus), /healthz and /readyz by HTTP there: ADDR:PORT, or a port of 127.0.0.1
+    /// alone. Default: none.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = wire::admin::parse_address)]
+    pub admin: Option<SocketAddr>,
+
+    /// Let --admin be off loopback, where everyone who reaches the port can read the figures.
+    #[arg(long)]
+    pub insecure_admin: bool,
 
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::block::{Header, Kind};
-use wire::ledger::{Losses, Stage};
+use wire::ledger::Losses;
 use wire::uplink::{Amount, ClockOffset, Held, UplinkTotals};
 
 use crate::spool::SpoolFigures;
@@ -17,8 +17,6 @@ use crate::tally::Captured;
 /// All figures. Counters are cumulative for this run.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Time since the start of the sending thread.
-    pub running: Duration,
     /// A file is sent; else interfaces are captured.
     pub is_file: bool,
     /// The end has begun: nothing is captured any more.
@@ -39,6 +37,10 @@ pub struct Snapshot {
     pub line: LineSnapshot,
     /// Counters of what was sent.
     pub totals: UplinkTotals,
+    /// Streams that are not settled whole, those of earlier runs among them.
+    pub streams: u64,
+    /// Viewers that take our streams, as the relay says.
+    pub viewers: u32,
     /// Blocks in memory that are not settled.
     pub held: Held,
     /// What was lost before it reached the relay, by stage; the kernel's drops among them.
@@ -172,16 +174,6 @@ impl Snapshot {
     /// Packets that were captured, those still in a ring not counted: as of now.
     pub fn packets(&self) -> u64 {
         self.packed.packets
-    }
-
-    /// Packets that the kernel offered, its drops included; as of a second ago at most.
-    pub fn offered_packets(&self) -> u64 {
-        self.captured.iter().map(|one| one.totals.offered).sum()
-    }
-
-    /// Packets that the kernel dropped because a ring was full; as of a second ago at most.
-    pub fn kernel_drops(&self) -> u64 {
-        self.lost.packets_at(Stage::KernelRing)
     }
 
     /// What is behind: what waits in memory, and what is in the spool and not settled. Blocks of the spool are not

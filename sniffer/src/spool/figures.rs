@@ -34,11 +34,12 @@ pub struct SpoolFigures {
     pub write_failures: u64,
     /// Passages that could not be read.
     pub damages: u64,
+    /// The last block that was to be written could not be, or there is no spool any more.
+    pub has_failed: bool,
 }
 
 impl SpoolFigures {
     /// How old the oldest packet is; `None` where all is settled.
-    #[allow(dead_code)] // until something shows it
     pub fn oldest_age(&self, now_ns: u64) -> Option<Duration> {
         self.oldest_ns.map(|oldest_ns| Duration::from_nanos(now_ns.saturating_sub(oldest_ns)))
     }
@@ -87,6 +88,19 @@ impl Meter {
     /// A block was appended.
     pub fn handle_appended(&mut self, block: &PackedBlock) {
         self.figures.packets += u64::from(block.header().packet_count);
+        self.figures.has_failed = false;
+    }
+
+    /// A block could not be appended.
+    pub fn handle_failed(&mut self) {
+        self.figures.write_failures += 1;
+        self.figures.has_failed = true;
+    }
+
+    /// The thread has failed: there is no spool any more.
+    pub fn handle_gone(&mut self) {
+        self.figures.has_failed = true;
+        self.shared.write(self.figures);
     }
 
     /// A block that was read, of so many packets, is settled.

@@ -163,6 +163,7 @@ impl Server {
             Err(_) => {} // the panic has been told
         }
         error!("spool {}: its thread has failed; from now on there is no spool", self.directory.display());
+        self.meter.handle_gone();
         if let Some(reply) = self.unanswered.take() {
             self.reply(reply);
         }
@@ -235,7 +236,7 @@ impl Server {
                         }
                         Err(error) => {
                             self.has_failed = true;
-                            self.meter.figures.write_failures += 1;
+                            self.meter.handle_failed();
                             let text = crate::text(&error);
                             warn!("spool {}: {text}; memory holds what it can", self.directory.display());
                             false
@@ -377,6 +378,7 @@ mod tests {
             ),
             "{replies:?}"
         );
+        assert!(thread.figures().has_failed);
         assert!(!thread.close().is_durable);
     }
 }

@@ -42,7 +42,6 @@ impl Line {
 impl Sender {
     /// Where everything stands. Takes no lock that capture ever waits for, and makes one system call. Looks at each block in
     /// memory: for once or a few times a second.
-    #[allow(dead_code)] // until something shows it
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let fleet = match &self.packing {
             Packing::Live(fleet) => Some(fleet),
@@ -53,7 +52,6 @@ impl Sender {
             lost.add(*stage, loss.packets, loss.bytes);
         }
         Snapshot {
-            running: now.saturating_duration_since(self.started),
             is_file: fleet.is_none(),
             is_stopping: self.stop_at.is_some(),
             interfaces: fleet.map_or(Vec::new(), |fleet| fleet.interfaces()),
@@ -72,6 +70,8 @@ impl Sender {
                 round_trip: self.connection.as_ref().and_then(Connection::round_trip),
             },
             totals: self.uplink.totals(),
+            streams: self.uplink.stream_count() as u64,
+            viewers: self.uplink.viewers(),
             held: self.uplink.held(),
             lost,
             spool: self.spool.as_ref().map(|spool| spool.thread.figures()),

@@ -194,7 +194,8 @@ impl Sender {
                 Received::Control(json) => {
                     let control =
                         Control::from_json(&json).map_err(|error| Fault::Relay(error.to_string()))?;
-                    self.uplink.handle_control(control, clock_ns)?;
+                    // Read anew: by it the relay's clock is measured, and this answer came after the turn began.
+                    self.uplink.handle_control(control, wall_ns())?;
                 }
                 Received::Data(_) => return Err(Fault::Relay("it sent a block to a sniffer".to_owned())),
             }

@@ -411,6 +411,10 @@ impl Sender {
                         evicted.into_iter().for_each(|one| self.uplink.handle_evicted(one));
                     }
                 },
+                Handed::Look(reply) => {
+                    // Who asked may have gone; he waits for one answer, and there is room for it.
+                    let _ = reply.try_send(Box::new(self.snapshot(Instant::now())));
+                }
                 Handed::Ended(result) => {
                     self.threads_running = self.threads_running.saturating_sub(1);
                     if let Err(text) = result {

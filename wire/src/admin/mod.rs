@@ -12,7 +12,7 @@
 //! | path | 200 | 503 |
 //! |---|---|---|
 //! | `/metrics` | the figures | something did not answer: half of the figures would look like counters that went back |
-//! | `/healthz` | all threads that matter answered | which did not |
+//! | `/healthz` | all threads that matter answered, or gave a sign of life | which did not |
 //! | `/readyz` | the program does what it was started for | what is not so |
 //!
 //! Nothing that is sent here changes anything. Connections, the size of a request and time are bounded; where there are
@@ -55,6 +55,8 @@ pub struct Picture {
     pub figures: Exposition,
     /// Why it does not do what it was started for, a line each; empty: it is ready.
     pub unready: Vec<String>,
+    /// What of it does not turn although it ought to, a line each; empty: it is well.
+    pub unwell: Vec<String>,
 }
 
 /// Why there is no admin port.

@@ -141,7 +141,8 @@ impl<S: Subject> Server<S> {
             let answer = answers[target as usize].get_or_insert_with(|| {
                 match (&picture, target) {
                     (Err(silent), _) => Answer::unwell(silent),
-                    (Ok(_), Target::Health) => Answer::well("ok"),
+                    (Ok(Picture { unwell, .. }), Target::Health) if unwell.is_empty() => Answer::well("ok"),
+                    (Ok(Picture { unwell, .. }), Target::Health) => Answer::unwell(&unwell.join("\n")),
                     (Ok(Picture { unready, .. }), Target::Readiness) if unready.is_empty() => {
                         Answer::well("ready")
                     }

@@ -103,6 +103,16 @@ fn a_program_that_is_not_ready_says_why() {
 }
 
 #[test]
+fn a_program_of_which_a_thread_does_not_turn_is_not_well_and_shows_its_figures() {
+    let unwell = vec!["thread capture-2: no sign of life for 12 s".to_owned()];
+    let address = start(Fixed(Ok(Picture { unwell, ..Picture::default() })));
+    let expected = "thread capture-2: no sign of life for 12 s\n";
+    assert_eq!(get(address, "/healthz"), ("HTTP/1.1 503 Service Unavailable".into(), expected.into()));
+    assert_eq!(get(address, "/metrics").0, "HTTP/1.1 200 OK");
+    assert_eq!(get(address, "/readyz").1, "ready\n");
+}
+
+#[test]
 fn bad_requests_are_refused_with_a_reason() {
     let address = start(Fixed(Ok(Picture::default())));
     for (request, status, text) in [

@@ -82,6 +82,11 @@ impl Uplink {
         self.clock_offset
     }
 
+    /// Streams that are known: those that go on, and those of which not all is settled.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
     /// Viewers that take these streams now, as the relay says.
     pub fn viewers(&self) -> u32 {
         self.takers.0
