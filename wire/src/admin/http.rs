@@ -51,7 +51,11 @@ impl Request {
             "/healthz" => Target::Health,
             "/readyz" => Target::Readiness,
             _ => {
-                return Self::Refused(Answer::text(404, "Not Found", "ask for /metrics, /healthz or /readyz"));
+                return Self::Refused(Answer::text(
+                    404,
+                    "Not Found",
+                    "ask for /metrics, /healthz or /readyz",
+                ));
             }
         };
         match method {
