@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use wire::admin::parse_address;
 use wire::log::Format;
 use wire::units::{parse_rate, parse_size, parse_time};
 
@@ -129,13 +130,14 @@ pub struct Args {
     #[arg(long)]
     pub include_self: bool,
 
-    /// Answer /metrics (Prometheus), /healthz and /readyz by HTTP there: ADDR:PORT, or a port of 127.0.0.1
-    /// alone. Default: none.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = wire::admin::parse_address)]
+    /// Address and port of /metrics, /healthz and /readyz over HTTP; a port alone is one of 127.0.0.1.
+    /// Nobody is asked who he is, so off loopback it takes --insecure-admin. Default: no such port.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     pub admin: Option<SocketAddr>,
 
-    /// Let --admin be off loopback, where everyone who reaches the port can read the figures.
-    #[arg(long)]
+    /// Have the admin port off loopback: anyone who reaches it can read names of interfaces, and how
+    /// much is captured and sent.
+    #[arg(long, requires = "admin")]
     pub insecure_admin: bool,
 
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).

@@ -4,6 +4,7 @@
 //! Nothing here sleeps and hopes: every wait is for an event, with a deadline that only a hang
 //! reaches.
 
+pub mod admin;
 pub mod faults;
 pub mod judge;
 pub mod live;

@@ -1,7 +1,6 @@
 //! What a program tells by its admin port, asked from within a network namespace.
 
-use std::collections::BTreeMap;
-
+use crate::admin::{sum, value};
 use crate::live::python;
 use crate::netns::Netns;
 
@@ -24,38 +23,25 @@ pub fn get(netns: &Netns, port: u16, path: &str) -> (u16, String) {
 
 /// Figures at one time.
 #[derive(Debug)]
-pub struct Scrape(BTreeMap<String, f64>);
+pub struct Scrape(String);
 
 impl Scrape {
     /// Asks for `/metrics`.
     pub fn new(netns: &Netns, port: u16) -> Self {
         let (status, body) = get(netns, port, "/metrics");
         assert_eq!(status, 200, "{body}");
-        let series = body.lines().filter(|line| !line.starts_with('#')).map(|line| {
-            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
-            (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("no number: {line}")))
-        });
-        Self(series.collect())
+        Self(body)
     }
 
     /// The sum over all series of a metric of the sniffer, whole; panics if there is none.
     pub fn sniffer(&self, name: &str) -> u64 {
-        self.sum(&format!("ringcast_sniffer_{name}"))
-    }
-
-    /// The sum over all series whose text, with its labels, is `name` or begins with `name{`.
-    fn sum(&self, name: &str) -> u64 {
-        let is_of = |series: &str| {
-            series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-        };
-        let values: Vec<f64> =
-            self.0.iter().filter(|(series, _)| is_of(series)).map(|(_, value)| *value).collect();
-        assert!(!values.is_empty(), "no {name} in {self:?}");
-        values.iter().sum::<f64>() as u64
+        let name = format!("ringcast_sniffer_{name}");
+        assert!(self.0.contains(&format!("# TYPE {name} ")), "no {name} in {}", self.0);
+        sum(&self.0, &name) as u64
     }
 
     /// The value of one series, named with its labels; `None` if there is none.
     pub fn series(&self, series: &str) -> Option<f64> {
-        self.0.get(series).copied()
+        value(&self.0, series)
     }
 }

@@ -128,9 +128,12 @@ fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The table as Markdown, a section for each of its parts.
+/// The document about the table, in Markdown: a section for each of its parts.
 pub fn markdown() -> String {
-    let mut text = String::new();
+    let mut text = String::from(
+        "# Metrics\n\nWhat `/metrics` of the admin port shows (`--admin`). Made from `wire/src/metrics/table.rs`:\n\
+         `RINGCAST_UPDATE=1 cargo test -p tests --test monitoring`. Counters begin at 0 when the program does.\n\n",
+    );
     for (title, part) in table::PARTS {
         let _ = writeln!(text, "## {title}\n\n| name | kind | labels | meaning |\n|---|---|---|---|");
         for About { name, kind, labels, help } in *part {
@@ -139,6 +142,7 @@ pub fn markdown() -> String {
         }
         text.push('\n');
     }
+    text.truncate(text.trim_end().len() + 1);
     text
 }
 

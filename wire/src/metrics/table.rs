@@ -40,7 +40,7 @@ pub mod relay {
         CONNECTIONS_PUSHED_OUT: Counter [] "ringcast_relay_connections_pushed_out_total",
             "Connections that made room for newer ones before they had said hello.";
         AUTHENTICATION_FAILURES: Counter [] "ringcast_relay_authentication_failures_total",
-            "Attempts to prove oneself by token or certificate that failed.";
+            "Attempts to prove oneself by token or certificate that failed, TLS handshakes that failed among them.";
         HANDSHAKE_FAILURES: Counter ["stage"] "ringcast_relay_handshake_failures_total",
             "Connections that failed before their hello was taken, by stage: tls, http, hello.";
         RECEIVED_BYTES: Counter ["sniffer"] "ringcast_relay_received_bytes_total",
@@ -58,7 +58,7 @@ pub mod relay {
         SENT_PACKETS: Counter [] "ringcast_relay_sent_packets_total",
             "Packets in blocks given to connections of viewers.";
         SKIPPED_PACKETS: Counter ["stage"] "ringcast_relay_skipped_packets_total",
-            "Packets skipped, by stage: viewer queue, worker queue, relay memory; once for each viewer or worker that misses them.";
+            "Packets skipped, by stage: viewer queue, worker queue, relay memory, viewer away; once for each viewer or worker that misses them.";
         VIEWER_QUEUE_BYTES: Gauge ["viewer", "address"] "ringcast_relay_viewer_queue_bytes",
             "Bytes of blocks that wait for a viewer.";
         VIEWER_QUEUE_BLOCKS: Gauge ["viewer", "address"] "ringcast_relay_viewer_queue_blocks",
@@ -81,6 +81,8 @@ pub mod relay {
             "The bound on memory (--memory).";
         RECENT_BYTES: Gauge [] "ringcast_relay_recent_bytes",
             "Bytes kept for viewers that come back, of all workers.";
+        CERTIFICATE_EXPIRY: Gauge [] "ringcast_relay_certificate_expiry_timestamp_seconds",
+            "When the relay's certificate ends, in seconds since 1970; absent without TLS.";
         WORKERS: Gauge [] "ringcast_relay_workers",
             "Threads that forward (--workers).";
     }
