@@ -81,7 +81,7 @@ pub struct Args {
     pub connections_per_address: u32,
 
     /// Address and port of /metrics, /healthz and /readyz over HTTP; a port alone is one of 127.0.0.1.
-    /// Nobody is asked who he is, so off loopback it takes --insecure-admin. Default: no such port.
+    /// Nobody is asked who he is, so off loopback it takes consent. Default: no such port.
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     pub admin: Option<SocketAddr>,
 
