@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use wire::admin::parse_address;
 use wire::connection::Origin;
 use wire::log::Format;
 use wire::units::parse_size;
@@ -78,6 +79,16 @@ pub struct Args {
     /// Most connections from one address, at least 1, loopback too; more are refused.
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_per_address: u32,
+
+    /// Address and port of /metrics, /healthz and /readyz over HTTP; a port alone is one of 127.0.0.1.
+    /// Nobody is asked who he is, so off loopback it takes consent. Default: no such port.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    pub admin: Option<SocketAddr>,
+
+    /// Have the admin port off loopback: anyone who reaches it can read names of sniffers and viewers,
+    /// and how much they send.
+    #[arg(long, requires = "admin")]
+    pub insecure_admin: bool,
 
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]

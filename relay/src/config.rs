@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
+use wire::admin;
 use wire::connection::Origin;
 
 use crate::args::Args;
@@ -39,6 +40,8 @@ pub struct Config {
     pub insecure: bool,
     /// Origins of web pages that may connect.
     pub allowed_origins: Arc<[Origin]>,
+    /// Where the admin port is; `None`: there is none.
+    pub admin: Option<SocketAddr>,
     /// Most connections in all.
     pub connections: usize,
     /// Most connections from one address.
@@ -55,6 +58,8 @@ pub enum ConfigError {
          Or listen on 127.0.0.1, or write --insecure"
     )]
     Insecure { listen: SocketAddr, missing: &'static str },
+    #[error("{0}")]
+    Admin(String),
     #[error("{given}: needs {missing} beside it")]
     Needs { given: &'static str, missing: &'static str },
     #[error("--viewer-queue {found}: at least {VIEWER_QUEUE_BYTES_MIN} bytes")]
@@ -83,6 +88,7 @@ impl Config {
             tokens: args.tokens.clone(),
             insecure: args.insecure,
             allowed_origins: args.allow_origin.clone().into(),
+            admin: args.admin,
             connections: usize::try_from(args.connections).unwrap_or(usize::MAX),
             connections_per_address: usize::try_from(args.connections_per_address).unwrap_or(usize::MAX),
         })
@@ -113,6 +119,9 @@ pub fn mistakes(args: &Args) -> Vec<ConfigError> {
     };
     if let Some(missing) = missing.filter(|_| !args.listen.ip().is_loopback() && !args.insecure) {
         found.push(ConfigError::Insecure { listen: args.listen, missing });
+    }
+    if let Some(Err(text)) = args.admin.map(|address| admin::check(address, args.insecure_admin)) {
+        found.push(ConfigError::Admin(text));
     }
     if args.viewer_queue < VIEWER_QUEUE_BYTES_MIN {
         found.push(ConfigError::ViewerQueue { found: args.viewer_queue });
@@ -202,6 +211,17 @@ mod tests {
         for wrong in ["*", "null", "desk", "https://", "https://a/b", "https://u@a"] {
             assert!(refusal(&format!("--allow-origin {wrong}")).contains("--allow-origin"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_admin_port_is_on_loopback_unless_consented() {
+        assert_eq!(config("").expect("defaults").admin, None);
+        let open = config("--admin 9441").expect("a port of loopback");
+        assert_eq!(open.admin, Some(SocketAddr::from(([127, 0, 0, 1], 9441))));
+        assert!(refusal("--admin 0.0.0.0:9441 --insecure").contains("or write --insecure-admin"));
+        assert!(config("--admin 0.0.0.0:9441 --insecure-admin").is_ok());
+        assert!(refusal("--admin nowhere").contains("write ADDR:PORT"));
+        assert!(refusal("--insecure-admin").contains("--admin"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
 /// Descriptors besides connections, at most, for a relay and for each of its workers.
-const OTHERS: usize = 32;
+const OTHERS: usize = 64;
 const OTHERS_PER_WORKER: usize = 4;
 
 /// Raises the soft limit of descriptors to what `connections` need, as far as the hard limit goes.

@@ -56,6 +56,11 @@ impl Gate {
         counts.per_address_max = per_address_max.unwrap_or(counts.per_address_max);
     }
 
+    /// Connections that are let in at most.
+    pub fn connections_max(&self) -> usize {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).connections_max
+    }
+
     /// Lets a connection in, as long as what is returned is kept.
     pub fn admit(&self, address: IpAddr) -> Result<Admission, Refusal> {
         let address = network(address);

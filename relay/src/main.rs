@@ -7,11 +7,13 @@ mod args;
 mod authority;
 mod config;
 mod descriptors;
+mod figures;
 mod gate;
 mod inbox;
 mod init;
 mod limit;
 mod listener;
+mod overseer;
 mod peer;
 mod private_file;
 mod rights;
@@ -19,6 +21,7 @@ mod shell;
 mod token_command;
 mod worker;
 
+use std::error::Error;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use settings::Settings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
+use wire::admin::{Admin, AdminError};
 use wire::block::Epoch;
 use wire::clock::wall_s;
 use wire::pool::Pool;
@@ -37,6 +41,7 @@ use args::{Args, Command};
 use config::Config;
 use gate::{Gate, Origins};
 use inbox::Inboxes;
+use overseer::Overseer;
 use rights::Rights;
 use worker::{Shared, Worker};
 
@@ -111,6 +116,7 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
             if asked { "tokens are asked for" } else { "anyone who reaches it can watch and publish" }
         );
     }
+    let admin = config.admin.map(Admin::bind).transpose().map_err(|error| caused(&error))?;
     let pool = Pool::new(config.memory_bytes);
     let (inboxes, receivers) = Inboxes::new(config.workers).map_err(|error| format!("poll: {error}"))?;
     let inboxes = Arc::new(inboxes);
@@ -140,22 +146,50 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
     // The first worker runs here and accepts; the others have a thread each.
     let mut first = workers.remove(0);
     first.accept_from(listener).map_err(|error| format!("{address}: {error}"))?;
+    if let Some(admin) = admin {
+        let overseer = Overseer::new(shared, config.viewer_queue_bytes, Arc::clone(&stop));
+        let started = admin.start("relay", env!("CARGO_PKG_VERSION"), overseer);
+        started.map_err(|error| caused(&error))?;
+    }
     service::ready();
-    let threads: Vec<_> = workers
-        .into_iter()
-        .map(|mut worker| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || worker.run(&stop))
-        })
-        .collect();
+    let end = || EndAll { stop: Arc::clone(&stop), inboxes: Arc::clone(&inboxes) };
+    let mut threads = Vec::new();
+    for (index, mut worker) in (1..).zip(workers) {
+        let end = end();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        let thread = thread.spawn(move || {
+            let end = end; // it goes when the worker has ended
+            worker.run(&end.stop)
+        });
+        threads.push(thread.map_err(|error| format!("thread of worker {index}: {error}"))?);
+    }
+    let ends = end();
     let mut result = first.run(&stop);
-    stop.store(true, Ordering::Release); // an error of the first ends the others too
-    inboxes.wake_all();
+    drop(ends);
     for thread in threads {
         let ended = thread.join().unwrap_or_else(|_| Err(std::io::Error::other("a worker panicked")));
         result = result.and(ended);
     }
     result.map_err(|error| format!("worker: {error}"))
+}
+
+/// When a worker ends, for whatever reason, the others do too: each does what no other can do in its place.
+struct EndAll {
+    stop: Arc<AtomicBool>,
+    inboxes: Arc<Inboxes>,
+}
+
+impl Drop for EndAll {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.inboxes.wake_all();
+    }
+}
+
+/// An error of the admin port with its cause.
+fn caused(error: &AdminError) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 /// Tells viewers that come back whether this is still the same relay.

@@ -57,14 +57,26 @@ pub struct Peer {
     pub since: Instant,
     /// It stands in the worker's list of those that have something to do.
     pub is_listed: bool,
+    /// It is counted among those that failed before their hello was taken.
+    pub has_failed: bool,
 }
 
 impl Peer {
     /// A connection, not listed.
     pub fn new(newcomer: Newcomer, now: Instant) -> Self {
         let Newcomer { connection, role, who, address, admission } = newcomer;
-        let (subscription, allowance, since, is_listed) = (None, Allowance::default(), now, false);
-        Self { connection, role, who, address, admission, subscription, allowance, since, is_listed }
+        Self {
+            connection,
+            role,
+            who,
+            address,
+            admission,
+            subscription: None,
+            allowance: Allowance::default(),
+            since: now,
+            is_listed: false,
+            has_failed: false,
+        }
     }
 
     /// Under which name it has proved itself.

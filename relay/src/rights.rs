@@ -81,6 +81,11 @@ impl Rights {
         self.keys().tls.clone()
     }
 
+    /// When the relay's own certificate ends, in seconds since 1970; `None`: there is none, or it cannot be read.
+    pub fn certificate_ends_s(&self) -> Option<u64> {
+        self.keys().tls.as_ref().and_then(ServerTls::expires_s)
+    }
+
     /// Whether one must prove who one is.
     pub fn asks(&self) -> bool {
         self.access_file.is_some()

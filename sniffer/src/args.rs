@@ -1,9 +1,11 @@
 //! What was typed. Short flags follow tcpdump and dumpcap.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use wire::admin::parse_address;
 use wire::log::Format;
 use wire::units::{parse_rate, parse_size, parse_time};
 
@@ -127,6 +129,16 @@ pub struct Args {
     /// Capture the sniffer's own connection to the relay too. It feeds on itself: for debugging.
     #[arg(long)]
     pub include_self: bool,
+
+    /// Address and port of /metrics, /healthz and /readyz over HTTP; a port alone is one of 127.0.0.1.
+    /// Nobody is asked who he is, so off loopback it takes --insecure-admin. Default: no such port.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    pub admin: Option<SocketAddr>,
+
+    /// Have the admin port off loopback: anyone who reaches it can read names of interfaces, and how
+    /// much is captured and sent.
+    #[arg(long, requires = "admin")]
+    pub insecure_admin: bool,
 
     /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
     #[arg(long, value_name = "FORMAT", default_value = "text")]

@@ -1,5 +1,6 @@
 //! What was decided: the arguments, checked against each other before the first socket.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub spool: Option<(PathBuf, u64)>,
     /// Cap on the uplink, bytes a second.
     pub rate_bytes: Option<u64>,
+    /// Where the admin port is.
+    pub admin: Option<SocketAddr>,
 }
 
 /// What is sent.
@@ -118,6 +121,8 @@ pub enum ConfigError {
     SpoolSize { found: usize },
     #[error("--rate: {found} bytes a second; at least {RATE_BYTES_MIN} (64kbit) are needed")]
     Rate { found: u64 },
+    #[error("{0}")]
+    Admin(String),
     #[error("--cores {core}: no such CPU, or not allowed for this process; allowed are {allowed}")]
     Core { core: usize, allowed: String },
     #[error("--cores {core}: given twice")]
@@ -159,6 +164,7 @@ impl Config {
             block_timeout: args.block_timeout,
             spool: args.spool.clone().map(|directory| (directory, args.spool_size as u64)),
             rate_bytes: args.rate,
+            admin: args.admin,
         })
     }
 }
@@ -211,6 +217,8 @@ fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
     if let Some(rate) = args.rate.filter(|rate| *rate < RATE_BYTES_MIN) {
         found.push(ConfigError::Rate { found: rate });
     }
+    let refused = args.admin.and_then(|address| wire::admin::check(address, args.insecure_admin).err());
+    found.extend(refused.map(ConfigError::Admin));
     found
 }
 

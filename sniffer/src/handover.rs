@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use wire::block::{PackedBlock, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
 
+use crate::snapshot::{RingFigures, Snapshot};
 use crate::spool::SpoolReply;
 
 /// What a packing thread hands over.
@@ -30,7 +31,18 @@ pub enum Handed {
     /// The spool's answer.
     Spool(SpoolReply),
     /// Where a stream stands, for the summary.
-    Report(u32, Report),
+    Report {
+        /// Number of the stream.
+        stream: u32,
+        /// What the relay is told, too.
+        report: Report,
+        /// Name of the thread that packs it.
+        thread: Arc<str>,
+        /// The ring that it comes from; `None` of a file, and when the ring ends with the stream.
+        ring: Option<RingFigures>,
+    },
+    /// Somebody wants to know where everything stands, and waits for the answer.
+    Look(SyncSender<Box<Snapshot>>),
     /// A packing thread has ended; an error is what it failed with.
     Ended(Result<(), String>),
 }

@@ -3,6 +3,7 @@
 //! The path of a packet: `ring` lends a block, `capture` packs it, `handover` passes it on,
 //! `uplink` sends it and keeps it until the relay has settled it.
 
+mod admin;
 mod args;
 mod capture;
 mod config;
@@ -16,8 +17,10 @@ mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
+mod snapshot;
 mod spool;
 mod summary;
+mod tally;
 #[cfg(test)]
 mod test_net;
 mod totals;
@@ -34,9 +37,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use settings::Settings;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use wire::admin::Admin;
 use wire::block::{Epoch, StreamKey};
 use wire::pool::Pool;
 
+use admin::Asker;
 use args::{Args, Command};
 use capture::CaptureConfig;
 use config::{Config, Live, Source};
@@ -116,6 +121,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     // thread is made, since rights are a thread's own and inherited.
     let prepared = prepare(config)?;
     let has_rings = matches!(prepared, Prepared::Live(..));
+    let admin = config.admin.map(Admin::bind).transpose().map_err(|error| failed(text(&error)))?;
     confine::give_up_capabilities(has_rings);
     if let Some((directory, _)) = &config.spool {
         spool::prepare(directory).map_err(|error| failed(text(&error)))?;
@@ -125,6 +131,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     confine::confine(&Confinement {
         has_rings,
         looks_up_names: !is_address || (!has_rings && config.filter.is_some()),
+        has_admin: admin.is_some(),
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),
         readable: &config
@@ -178,8 +185,13 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
         .map_err(|error| failed(format!("signals: {error}")))?;
 
     let shared = Shared { pool, marks_wanted, losses };
+    let asker = Asker::new(handover.clone());
     let sender = Sender::new(config, epoch, shared, (poll, handover, handed), packing, spool)
         .map_err(|error| failed(format!("poll: {error}")))?;
+    if let Some(admin) = admin {
+        let started = admin.start("sniffer", env!("CARGO_PKG_VERSION"), asker);
+        started.map_err(|error| failed(text(&error)))?;
+    }
     wire::service::ready();
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
     if let Some(summary) = end.summary {

@@ -4,6 +4,7 @@
 //! Nothing here sleeps and hopes: every wait is for an event, with a deadline that only a hang
 //! reaches.
 
+pub mod admin;
 pub mod faults;
 pub mod judge;
 pub mod live;
@@ -12,6 +13,7 @@ pub mod peer;
 pub mod pki;
 pub mod process;
 pub mod samples;
+pub mod scrape;
 pub mod strangers;
 pub mod transfer;
 pub mod tshark;

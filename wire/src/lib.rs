@@ -17,6 +17,7 @@
 //! what to do is polled out.
 
 pub mod access;
+pub mod admin;
 pub mod block;
 pub mod capture_file;
 pub mod clock;
@@ -32,6 +33,7 @@ pub mod lanes;
 pub mod ledger;
 pub mod log;
 pub mod message;
+pub mod metrics;
 pub mod pack;
 pub mod pcapng;
 pub mod pool;

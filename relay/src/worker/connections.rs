@@ -207,6 +207,9 @@ impl Worker {
     pub(super) fn fail(&mut self, id: u64, fault: Fault, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let was_closing = peer.connection.is_closing();
+        if peer.role == Role::Stranger && !std::mem::replace(&mut peer.has_failed, true) {
+            self.entrance.count_failure(&fault);
+        }
         let (mut code, mut log_only) = (POLICY_VIOLATION, String::new());
         // It is told once, and closes the connection before it is.
         let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));

@@ -15,6 +15,20 @@ const STRANGERS_SHARE: usize = 8;
 /// What a connection holds of the budget, blocks aside: buffers of the socket, of TLS, of messages.
 const CONNECTION_BYTES: usize = 64 << 10;
 
+impl Entrance {
+    /// A connection has failed before its hello was taken. Whoever could not prove himself is counted elsewhere.
+    pub(super) fn count_failure(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Connection(ConnectionError::Tls(_)) => self.failed_tls += 1,
+            Fault::Connection(ConnectionError::Handshake(_) | ConnectionError::HandshakeTime { .. }) => {
+                self.failed_http += 1;
+            }
+            Fault::Denied(_) => {}
+            Fault::Connection(_) | Fault::Peer(_) | Fault::Left(_) => self.failed_hello += 1,
+        }
+    }
+}
+
 impl Worker {
     pub(super) fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTS_PER_TURN {
@@ -41,17 +55,30 @@ impl Worker {
     }
 
     fn let_in(&mut self, stream: TcpStream, address: SocketAddr, now: Instant) -> Result<(), String> {
-        let admission = self.admit(address.ip()).map_err(|refusal| refusal.to_string())?;
+        let admission = self.admit(address.ip()).map_err(|refusal| {
+            match refusal {
+                Refusal::Connections { .. } => self.entrance.refused_connections += 1,
+                Refusal::PerAddress { .. } => self.entrance.refused_address += 1,
+            }
+            refusal.to_string()
+        })?;
         self.make_room_for_stranger(admission.address());
         let charge = self.pool.charge(CONNECTION_BYTES).or_else(|| {
             self.shed();
             self.pool.charge(CONNECTION_BYTES)
         });
-        let charge = charge.ok_or("the memory of --memory is used up")?;
+        let Some(charge) = charge else {
+            self.entrance.refused_memory += 1;
+            return Err("the memory of --memory is used up".to_owned());
+        };
         let connection = Connection::server(stream, self.rights.tls().as_ref(), now);
-        let mut connection = connection.map_err(|error| error.to_string())?;
+        let mut connection = connection.map_err(|error| {
+            self.entrance.refused_other += 1;
+            error.to_string()
+        })?;
         connection.set_charge(charge);
         connection.allow_origins(self.origins.now());
+        self.entrance.accepted += 1;
         let (role, who, address) = (Role::Stranger, None, address.to_string());
         self.adopt(Newcomer { connection, role, who, address, admission }, now);
         Ok(())
@@ -90,7 +117,7 @@ impl Worker {
     }
 
     fn push_out(&mut self, stranger: u64) {
-        self.strangers_evicted += 1;
+        self.entrance.pushed_out += 1;
         self.remove(stranger);
     }
 

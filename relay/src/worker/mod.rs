@@ -7,6 +7,7 @@
 mod connections;
 mod entrance;
 mod others;
+mod watched;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -30,6 +31,7 @@ use wire::service::Heart;
 use wire::text::printable;
 
 use crate::config::Config;
+use crate::figures::Entrance;
 use crate::gate::{self, Admission, Attempts, Gate, Origins, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::limit::LogLimit;
@@ -118,7 +120,8 @@ pub struct Worker {
     attempts: Attempts,
     /// Connections that have not said hello, oldest first, and where they come from.
     strangers: VecDeque<(u64, IpAddr)>,
-    strangers_evicted: u64,
+    /// What came of those that wanted in.
+    entrance: Entrance,
     /// Connections that have something to do.
     ready: VecDeque<u64>,
     /// Connections whose reading waits for a buffer.
@@ -169,7 +172,7 @@ impl Worker {
             origins,
             attempts: Attempts::default(),
             strangers: VecDeque::new(),
-            strangers_evicted: 0,
+            entrance: Entrance::default(),
             ready: VecDeque::new(),
             starved: Vec::new(),
             unacked_bytes: 0,
@@ -194,7 +197,7 @@ impl Worker {
     pub fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let mut tick_due = Instant::now() + TICK;
-        // The first worker alone accepts: that it does is what the service manager asks.
+        // The first worker speaks for all: that it accepts and the others turn is what the service manager asks.
         let mut heart = self.listener.is_some().then(|| Heart::from_environment(Instant::now()));
         while !stop.load(Ordering::Acquire) {
             self.turn(&mut events, tick_due)?;
@@ -202,7 +205,10 @@ impl Worker {
             if now >= tick_due {
                 tick_due = now + TICK;
                 self.handle_tick(now);
-                if let Some(heart) = &mut heart {
+                self.inboxes.note_turn(self.index, now);
+                if let Some(heart) = &mut heart
+                    && self.inboxes.all_turn(now)
+                {
                     heart.beat(now);
                 }
             }
@@ -366,13 +372,13 @@ impl Worker {
              {} packets skipped for slow viewers, {} blocks came twice, {} failed attempts to prove oneself, \
              {} connections pushed out before their hello",
             self.index,
-            totals.packets_in,
-            totals.blocks_in,
-            totals.blocks_out,
-            totals.packets_skipped,
+            totals.received.packets,
+            totals.received.blocks,
+            totals.sent.blocks,
+            totals.skipped.packets(),
             totals.duplicates,
             self.attempts.failed(),
-            self.strangers_evicted
+            self.entrance.pushed_out
         );
         Ok(())
     }

@@ -31,6 +31,8 @@ impl Worker {
                 }
                 Note::Control(control) => self.hub.handle_skipped(peer, &control),
                 Note::Shed => self.shed(),
+                // The admin port may have given up waiting.
+                Note::Look(answer) => drop(answer.send((self.index, Box::new(self.figures())))),
                 Note::Settled(key, through) => {
                     self.hub.handle_worker_settled(peer, key, through);
                 }

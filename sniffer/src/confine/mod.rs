@@ -27,6 +27,8 @@ pub struct Confinement<'a> {
     pub has_rings: bool,
     /// Names of hosts are looked up, so services of the resolver are asked: name servers and local ones.
     pub looks_up_names: bool,
+    /// Connections to the admin port are accepted. It is open already.
+    pub has_admin: bool,
     /// Where files are made, written and deleted.
     pub spool: Option<&'a Path>,
     /// The one TCP port that is connected to, beside that of name servers where they are asked.

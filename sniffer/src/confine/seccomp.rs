@@ -177,6 +177,10 @@ fn allow_list(arch: TargetArch, confinement: &Confinement<'_>) -> Result<BpfProg
         libc::SYS_prctl,
         vec![rule(&[argument(0, libc::PR_SET_NAME as u64)])?, rule(&[argument(0, PR_SET_VMA)])?],
     );
+    if confinement.has_admin {
+        // Of a socket that listens already: none can be made to, for listen(2) is not listed.
+        rules.insert(libc::SYS_accept4, Vec::new());
+    }
     // Threads, no processes, no namespaces.
     rules.insert(libc::SYS_clone, vec![rule(&[masked(0, CLONE_CHECKED, libc::CLONE_THREAD as u64)])?]);
     // abort(3): a signal to ourselves.

@@ -1,8 +1,8 @@
 //! What a confined process can do and what not. Each attempt is made in a process of its own, since it is for good.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -11,14 +11,24 @@ use ::landlock::ABI;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::kill;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockProtocol, SockType, listen, socket};
 use nix::unistd::getppid;
+use wire::admin::{Admin, Picture, Subject};
 
 use super::*;
 use crate::test_net::skipped;
 
 /// Where the process of its own finds the spool.
 const SPOOL: &str = "RINGCAST_TEST_SPOOL";
+
+/// Always well.
+struct Well;
+
+impl Subject for Well {
+    fn look(&mut self) -> Result<Picture, String> {
+        Ok(Picture::default())
+    }
+}
 
 /// Runs a test of this file in a process of its own.
 fn in_a_process(name: &str, spool: &Path) {
@@ -66,10 +76,22 @@ fn confined_to_an_address() {
     let confinement = Confinement {
         has_rings: false,
         looks_up_names: false,
+        has_admin: true,
         spool: None,
         relay_port: 9440,
         readable: &[exe, token.clone()],
     };
+    let admin = Admin::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+    let address = admin.address();
+    // A thread of before asks it: Landlock lets those that come later connect to the relay alone.
+    let (told_of_admin, asked) = std::sync::mpsc::channel::<()>();
+    let client = std::thread::spawn(move || {
+        asked.recv().expect("it is told");
+        let mut client = TcpStream::connect(address)?;
+        client.write_all(b"GET /healthz HTTP/1.1\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).map(|_| answer)
+    });
     // What a volume does later is made ready: we could not write it.
     symlink("..2", secrets.join("..new")).expect("made");
     let (renamed, go) = (secrets.join("..data"), secrets.join("..new"));
@@ -98,6 +120,12 @@ fn confined_to_an_address() {
         return skipped("no seccomp filter for this architecture");
     }
     assert!(is_refused(UnixStream::connect("/nowhere")), "no service of root's");
+    admin.start("sniffer", "0.0", Well).expect("served from behind the confinement");
+    told_of_admin.send(()).expect("it waits");
+    let answer = client.join().expect("it ends").expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let other = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("TCP");
+    assert_eq!(listen(&other, Backlog::MAXCONN), Err(Errno::EPERM), "no other port");
     UnixStream::pair().expect("signals wake us by it");
     nix::net::if_::if_nametoindex("lo").expect("by the C library's socket");
 }
@@ -111,6 +139,7 @@ fn confined() {
     let confinement = Confinement {
         has_rings: false,
         looks_up_names: true,
+        has_admin: false,
         spool: Some(&spool),
         relay_port: port(&relay),
         readable: &[std::env::current_exe().expect("a test knows where it is")],
@@ -163,6 +192,7 @@ fn confined() {
     UnixStream::pair().expect("signals wake us by it");
     UdpSocket::bind("127.0.0.1:0").expect("still");
     TcpStream::connect(relay.local_addr().expect("bound")).expect("still");
+    assert!(is_refused(relay.accept()), "no admin port was asked for");
     assert!(is_refused(Command::new("/bin/true").status()), "no programs");
     assert_eq!(kill(getppid(), None), Err(Errno::EPERM), "no signals");
     assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM), "no namespaces");

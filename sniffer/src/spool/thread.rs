@@ -15,6 +15,7 @@ use wire::pool::Pool;
 use wire::uplink::{Evicted, Loaded, SpoolRequest};
 
 use super::evicted;
+use super::figures::{Meter, SharedFigures, SpoolFigures};
 use crate::handover::{Handed, Handover};
 
 /// Longest sleep.
@@ -57,17 +58,21 @@ pub struct Closed {
 /// A running spool thread.
 pub struct SpoolThread {
     asks: Sender<Ask>,
+    figures: SharedFigures,
     _thread: JoinHandle<()>,
 }
 
 impl SpoolThread {
     pub(super) fn start(
         directory: &Path,
-        journal: Journal,
+        mut journal: Journal,
+        bound_bytes: u64,
         pool: Pool,
         handover: Handover,
     ) -> io::Result<Self> {
         let (asks, receiver) = channel();
+        let meter = Meter::new(&mut journal, bound_bytes);
+        let figures = meter.shared();
         let server = Server {
             directory: directory.to_owned(),
             journal,
@@ -77,19 +82,24 @@ impl SpoolThread {
             handed_before: 0,
             has_failed: false,
             has_failed_to_read: false,
-            evicted_packets: 0,
+            meter,
             trouble: None,
             unanswered: None,
         };
         let run = move || server.run_guarded(&receiver);
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(run)?;
-        Ok(Self { asks, _thread: thread })
+        Ok(Self { asks, figures, _thread: thread })
     }
 
     /// Asks for something; the answer is handed over.
     pub fn ask(&self, request: SpoolRequest) {
         // A thread that has ended has said why, and answers nothing any more.
         let _ = self.asks.send(Ask::Request(request));
+    }
+
+    /// Where the spool stands, up to a second ago; longer while the disk does not answer.
+    pub fn figures(&self) -> SpoolFigures {
+        self.figures.read()
     }
 
     /// What the blocks of a stream are of, in case that some of them are spooled later.
@@ -120,13 +130,14 @@ struct Server {
     journal: Journal,
     pool: Pool,
     handover: Handover,
-    /// Where reading went on behind each block that was read and is not acknowledged.
-    handed: VecDeque<Position>,
+    /// Where reading went on behind each block that was read and is not acknowledged, and packets in it.
+    handed: VecDeque<(Position, u32)>,
     handed_before: u64,
     /// Appending has failed; nothing more is appended until that is asked for.
     has_failed: bool,
     has_failed_to_read: bool,
-    evicted_packets: u64,
+    /// Counts, for whoever looks.
+    meter: Meter,
     /// What was said last of something that is tried again, and when.
     trouble: Option<(String, Instant)>,
     /// What is answered when that fails which is being served.
@@ -152,6 +163,7 @@ impl Server {
             Err(_) => {} // the panic has been told
         }
         error!("spool {}: its thread has failed; from now on there is no spool", self.directory.display());
+        self.meter.handle_gone();
         if let Some(reply) = self.unanswered.take() {
             self.reply(reply);
         }
@@ -194,13 +206,15 @@ impl Server {
             }
             self.journal.handle_timeout(Instant::now());
             self.tell_events();
+            self.meter.publish_if_due(&self.journal, Instant::now());
         }
     }
 
     fn close(mut self, reply: &SyncSender<Closed>) {
-        if self.evicted_packets > 0 {
+        let evicted_packets = self.meter.figures.evicted_packets;
+        if evicted_packets > 0 {
             let shown = self.directory.display();
-            info!("spool {shown}: {} packets were evicted in all", self.evicted_packets);
+            info!("spool {shown}: {evicted_packets} packets were evicted in all");
         }
         let packets = self.journal.unacknowledged_packets();
         let closed = self.journal.close();
@@ -216,9 +230,13 @@ impl Server {
             SpoolRequest::Append(block) => {
                 let is_appended = !self.has_failed
                     && match self.journal.append(&block, now) {
-                        Ok(_) => true,
+                        Ok(_) => {
+                            self.meter.handle_appended(&block);
+                            true
+                        }
                         Err(error) => {
                             self.has_failed = true;
+                            self.meter.handle_failed();
                             let text = crate::text(&error);
                             warn!("spool {}: {text}; memory holds what it can", self.directory.display());
                             false
@@ -232,9 +250,10 @@ impl Server {
             SpoolRequest::Acknowledge(count) => {
                 let mut through = None;
                 while self.handed_before < count
-                    && let Some(next) = self.handed.pop_front()
+                    && let Some((next, packets)) = self.handed.pop_front()
                 {
                     self.handed_before += 1;
+                    self.meter.handle_settled(packets);
                     through = Some(next);
                 }
                 if let Some(through) = through {
@@ -254,11 +273,14 @@ impl Server {
             Ok(Some(entry)) => {
                 self.has_failed_to_read = false;
                 if !entry.is_copy {
-                    self.handed.push_back(entry.next);
+                    self.handed.push_back((entry.next, entry.block.header().packet_count));
                 }
                 Loaded::Block { block: entry.block, is_copy: entry.is_copy }
             }
-            Ok(None) => Loaded::End,
+            Ok(None) => {
+                self.meter.handle_read_out(&self.handed);
+                Loaded::End
+            }
             Err(JournalError::NoBuffer { .. }) => Loaded::Failed,
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed_to_read, true) {
@@ -277,18 +299,20 @@ impl Server {
             match event {
                 JournalEvent::Evicted { segment, unread, .. } => {
                     let packets: u64 = unread.iter().map(|one| one.packets).sum();
-                    if packets > 0 && self.evicted_packets == 0 {
+                    if packets > 0 && self.meter.figures.evicted_packets == 0 {
                         warn!(
                             "spool {shown}: full; segment {segment:010} made room: {packets} packets are lost"
                         );
                     }
-                    self.evicted_packets += packets;
+                    self.meter.handle_evicted(&unread);
                     gone.extend(unread.iter().map(evicted));
                 }
                 JournalEvent::Damaged { segment, from, to, reason, .. } => {
+                    self.meter.figures.damages += 1;
                     warn!("spool {shown}: segment {segment:010}, bytes {from}..{to}: {reason}");
                 }
                 JournalEvent::SyncFailed { from, to, reason } => {
+                    self.meter.figures.write_failures += 1;
                     warn!("spool {shown}: sync failed from {from} to {to}: {reason}");
                 }
                 JournalEvent::Trouble { text } => {
@@ -335,8 +359,8 @@ mod tests {
         };
         let (journal, _) = Journal::open(&config, wire::journal::RealFs, Instant::now()).expect("opens");
         let (_poll, handover, handed) = crate::uplink::Sender::channel().expect("a poll");
-        let thread =
-            SpoolThread::start(directory.path(), journal, Pool::new(1 << 20), handover).expect("starts");
+        let thread = SpoolThread::start(directory.path(), journal, 64 << 20, Pool::new(1 << 20), handover)
+            .expect("starts");
         let ask = |request| thread.ask(request);
         ask(SpoolRequest::Append(block()));
         thread.fail();
@@ -354,6 +378,7 @@ mod tests {
             ),
             "{replies:?}"
         );
+        assert!(thread.figures().has_failed);
         assert!(!thread.close().is_durable);
     }
 }

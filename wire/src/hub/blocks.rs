@@ -41,9 +41,7 @@ impl Hub {
         if header.packets_before < stream.status.packets || header.bytes_before < stream.status.bytes {
             return Err(HubError::Counters { key, sequence: header.sequence });
         }
-        self.totals.blocks_in += 1;
-        self.totals.bytes_in += block.bytes().len() as u64;
-        self.totals.packets_in += u64::from(header.packet_count);
+        publisher.received.add(block.bytes().len(), header.packet_count.into());
         let has_gap = header.sequence > next;
         let is_first = stream.next_sequence.is_none();
         stream.is_started |= header.kind != Kind::Description;
@@ -113,7 +111,7 @@ impl Hub {
         let Some(viewer) = self.viewers.get_mut(&to) else { return };
         let header = description.header();
         if viewer.has_room(header) {
-            viewer.push_again(header.key, description.bytes().clone(), true);
+            viewer.push_again(header.key, description.bytes().clone(), true, self.now_ms);
             self.outputs.push_back(Output::Data { to });
         } else {
             viewer.owe_description(header.key);
@@ -135,14 +133,15 @@ impl Hub {
             return false;
         }
         if !viewer.has_room(block.header()) {
-            viewer.skip(block.header());
-            self.totals.packets_skipped += u64::from(block.header().packet_count);
+            let stage = viewer.skip(block.header());
+            let header = block.header();
+            self.totals.skipped.add(stage, header.packet_count.into(), header.byte_count.into());
             return false;
         }
         self.end_skip(peer, key, block.header().sequence);
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
         let was_empty = viewer.is_empty();
-        viewer.push(block);
+        viewer.push(block, self.now_ms);
         if was_empty {
             self.outputs.push_back(Output::Data { to: peer });
         }
@@ -156,7 +155,7 @@ impl Hub {
         let Some(gaps) = viewer.end_skip(key) else { return };
         if let Some(description) = self.streams.get(&key).and_then(|stream| stream.description.clone()) {
             let was_empty = viewer.is_empty();
-            viewer.push_again(key, description, true);
+            viewer.push_again(key, description, true, self.now_ms);
             if was_empty {
                 self.outputs.push_back(Output::Data { to: peer });
             }
@@ -176,7 +175,7 @@ impl Hub {
             let Some(end) = self.streams.get(&key).and_then(|stream| stream.end.clone()) else { continue };
             self.end_skip(peer, key, end.header().sequence);
             if let Some(viewer) = self.viewers.get_mut(&peer) {
-                viewer.push_again(key, end.bytes().clone(), false);
+                viewer.push_again(key, end.bytes().clone(), false, self.now_ms);
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }
@@ -305,9 +304,10 @@ impl Hub {
             viewer.lanes.sent(lane, delivery.bytes.len(), has_queued && is_behind);
             viewer.delivered.packets += delivery.gap.packets;
             viewer.delivered.captured_bytes += delivery.gap.bytes;
+            if !viewer.is_worker() {
+                self.totals.sent.add(delivery.bytes.len(), delivery.gap.packets);
+            }
         }
-        self.totals.blocks_out += 1;
-        self.totals.bytes_out += delivery.bytes.len() as u64;
         Some((Envelope { replay: delivery.is_replay, ..Envelope::default() }, delivery.bytes))
     }
 
@@ -325,7 +325,7 @@ impl Hub {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return false };
         let dropped = viewer.drop_queue(Stage::Budget);
         for (key, sequence, packets) in dropped {
-            self.totals.packets_skipped += packets;
+            self.totals.skipped.add(Stage::Budget, packets, 0);
             self.serve(key, sequence);
         }
         self.outputs.push_back(Output::Data { to: peer }); // ends may have been dropped

@@ -29,6 +29,7 @@ impl Hub {
                     behind.go_on(block.begin());
                     behind.misses_description = true;
                     if let Some(gap) = untold {
+                        self.totals.skipped.add(Stage::ViewerAway, gap.packets, gap.bytes);
                         self.tell(peer, gap.control(key, Stage::ViewerAway));
                         return None;
                     }
@@ -37,13 +38,14 @@ impl Hub {
                     // The table may have grown in what is missing.
                     let description = self.streams.get(&key).and_then(|one| one.description.clone());
                     if let Some(description) = description {
-                        return Some(viewer.deliver_recent(description, key, None));
+                        return Some(viewer.deliver_recent(description, key, None, self.now_ms));
                     }
                 }
                 What::Block(block) => {
                     behind.go_on(block.end());
                     viewer.recent_at += 1;
-                    return Some(viewer.deliver_recent(block.bytes().clone(), key, Some(block.header())));
+                    let (bytes, header) = (block.bytes().clone(), Some(block.header()));
+                    return Some(viewer.deliver_recent(bytes, key, header, self.now_ms));
                 }
                 What::Notice(notice) => {
                     viewer.recent_at += 1;
@@ -73,19 +75,20 @@ impl Hub {
             let description = stream.description.clone();
             let misses_some = until.next_sequence > next_sequence;
             if let Some(gap) = one.untold(&until).filter(|_| misses_some) {
+                self.totals.skipped.add(Stage::ViewerAway, gap.packets, gap.bytes);
                 self.tell(peer, gap.control(key, Stage::ViewerAway));
             }
             let misses_description = one.misses_description || misses_some;
             if let Some(description) = description.filter(|_| misses_description)
                 && let Some(viewer) = self.viewers.get_mut(&peer)
             {
-                viewer.push_again(key, description, true);
+                viewer.push_again(key, description, true, self.now_ms);
                 self.outputs.push_back(Output::Data { to: peer });
             }
             if let Some(end) = end
                 && let Some(viewer) = self.viewers.get_mut(&peer)
             {
-                viewer.push_again(key, end.bytes().clone(), false);
+                viewer.push_again(key, end.bytes().clone(), false, self.now_ms);
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }

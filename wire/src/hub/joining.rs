@@ -209,7 +209,7 @@ impl Hub {
         let description = stream.description.as_ref().filter(|_| !is_behind);
         let has_description = description.is_some();
         if let Some(description) = description {
-            viewer.push_again(key, description.clone(), true);
+            viewer.push_again(key, description.clone(), true, self.now_ms);
         }
         if let Some(publisher) = stream.publisher {
             self.taker_joined(publisher, peer);

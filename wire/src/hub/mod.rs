@@ -22,6 +22,7 @@
 
 mod blocks;
 mod catch_up;
+mod figures;
 mod holdings;
 mod joining;
 mod peers;
@@ -45,6 +46,8 @@ use crate::message::{
     Announcement, CONTROL_BYTES_MAX, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus,
 };
 use crate::pool::Pool;
+use figures::Former;
+pub use figures::{Flow, HubTotals, StreamCounts, ViewerFigures};
 use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
 use recent::{Recent, What};
 pub use selection::Matcher;
@@ -164,12 +167,14 @@ struct Publisher {
     told: (u32, bool),
     /// It waits rather than have a block skipped.
     is_paced: bool,
+    /// What was taken from it.
+    received: Flow,
 }
 
 impl Publisher {
     fn new(run: Run, address: String, is_worker: bool) -> Self {
-        let (acks_due, takers) = (BTreeSet::new(), Vec::new());
-        Self { run, address, is_worker, acks_due, takers, told: (0, false), is_paced: false }
+        let (acks_due, takers, told) = (BTreeSet::new(), Vec::new(), (0, false));
+        Self { run, address, is_worker, acks_due, takers, told, is_paced: false, received: Flow::default() }
     }
 
     /// Where a taker is among the takers, or would be.
@@ -223,25 +228,6 @@ impl Stream {
     }
 }
 
-/// Counters of a hub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HubTotals {
-    /// Blocks taken from publishers.
-    pub blocks_in: u64,
-    /// Their bytes.
-    pub bytes_in: u64,
-    /// Packets in them.
-    pub packets_in: u64,
-    /// Blocks that had come before, after a resend.
-    pub duplicates: u64,
-    /// Blocks handed to viewers' connections.
-    pub blocks_out: u64,
-    /// Their bytes.
-    pub bytes_out: u64,
-    /// Packets skipped for some viewer.
-    pub packets_skipped: u64,
-}
-
 /// What one viewer was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
@@ -268,7 +254,9 @@ pub struct Hub {
     acks_due: BTreeSet<PeerId>,
     /// The caller's clock as last told.
     now_ms: u64,
+    /// Of publishers that are there, what they count is not in it.
     totals: HubTotals,
+    former: Former,
 }
 
 impl Hub {
@@ -287,6 +275,7 @@ impl Hub {
             acks_due: BTreeSet::new(),
             now_ms: 0,
             totals: HubTotals::default(),
+            former: Former::default(),
         }
     }
 
@@ -413,11 +402,6 @@ impl Hub {
         let takers = stream.subscribers.iter().filter_map(|peer| self.viewers.get(peer));
         let viewers = takers.map(|viewer| viewer.takers().0).sum();
         StreamStatus { state: state.to_owned(), viewers, ..stream.status.clone() }
-    }
-
-    /// Counters.
-    pub fn totals(&self) -> HubTotals {
-        self.totals
     }
 
     /// Bytes of blocks that wait here for a viewer or another worker.

@@ -89,6 +89,7 @@ impl Hub {
 
     pub(super) fn remove_publisher(&mut self, peer: PeerId, now_ms: u64) {
         let Some(publisher) = self.publishers.remove(&peer) else { return };
+        self.count_former(&publisher);
         if publisher.is_paced {
             self.tell_windows();
         }

@@ -654,3 +654,90 @@ fn a_list_fits_into_a_message_and_tells_what_it_leaves_out() {
     assert!(omitted > 0 && Control::Streams { streams, omitted }.to_json().len() <= CONTROL_BYTES_MAX);
     assert_eq!(hub.list(|name| name != "host"), (Vec::new(), 0));
 }
+
+#[test]
+fn the_lag_of_a_viewer_is_the_age_of_what_it_has_not_said_to_have() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    assert_eq!(hub.viewer_figures(VIEWER), None);
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    outputs(&mut hub);
+    let figures = |hub: &Hub| hub.viewer_figures(VIEWER).expect("it is there");
+    for now_ms in [1000, 3000] {
+        hub.handle_timeout(now_ms, 100_000);
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
+    }
+    hub.handle_timeout(4000, 100_000);
+    let waiting = figures(&hub);
+    assert_eq!((waiting.queued_blocks, waiting.lag_ms, waiting.sent_packets), (2, 3000, 0));
+    assert!(waiting.queued_bytes >= 2000);
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1]);
+    let sent = figures(&hub);
+    assert_eq!((sent.queued_blocks, sent.queued_bytes, sent.sent_packets), (0, 0, 2));
+    assert_eq!(sent.lag_ms, 3000, "it may be in a buffer on the way");
+    hub.handle_progress(VIEWER, 1);
+    assert_eq!(figures(&hub).lag_ms, 1000);
+    hub.handle_progress(VIEWER, 2);
+    assert_eq!(figures(&hub).lag_ms, 0);
+}
+
+#[test]
+fn what_came_in_what_went_out_and_what_was_skipped_is_counted_once() {
+    let mut packer = packer();
+    let mut hub = Hub::new(HubConfig { viewer_queue_bytes: 3000, recent_bytes: 0 });
+    hub.add_worker(OTHER, 1 << 20);
+    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    outputs(&mut hub);
+    for _ in 0..10 {
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
+    }
+    assert_eq!(sequences(&mut hub, OTHER).len(), 10, "another worker is no viewer");
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 1, 2]);
+    let totals = hub.totals();
+    assert_eq!((totals.received.blocks, totals.received.packets), (10, 10));
+    assert_eq!((totals.sent.blocks, totals.sent.packets), (3, 3));
+    assert_eq!((totals.skipped.packets(), totals.skipped.packets_at(Stage::ViewerQueue)), (7, 7));
+    assert_eq!(hub.viewer_figures(VIEWER).map(|figures| figures.skipped_packets), Some(7));
+    assert_eq!(hub.stream_counts(), StreamCounts { live: 1, ..StreamCounts::default() });
+    hub.remove_peer(SNIFFER, 5);
+    assert_eq!(hub.totals(), totals, "who leaves takes nothing along");
+    assert_eq!(hub.stream_counts(), StreamCounts { away: 1, ..StreamCounts::default() });
+
+    // Another worker's stream is counted where its sniffer is.
+    let key = StreamKey { epoch: Epoch(5), stream: 0 };
+    let status = StreamStatus { key, name: "far".into(), state: "live".into(), ..StreamStatus::default() };
+    hub.handle_join(OTHER, status, 0);
+    let mut far = Packer::new(key, Pool::new(1 << 30), 64 << 10, Compression::None);
+    hub.handle_block(OTHER, Envelope::default(), block(&mut far, 1000)).expect("well formed");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, VIEWER), [0], "it came");
+    assert_eq!(hub.totals().received, totals.received);
+    assert_eq!(hub.stream_counts().live, 0);
+}
+
+#[test]
+fn counters_of_sniffers_outlive_connections_and_are_bounded() {
+    let (mut hub, mut packer) = (hub(1 << 20), packer());
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    hub.remove_peer(SNIFFER, 0);
+    let packets = |hub: &Hub, name: &str| hub.received_by_name().get(name).map(|flow| flow.packets);
+    assert_eq!(packets(&hub, "host"), Some(1));
+    // It comes back, and one more of its name: the sum does not go back when either leaves.
+    for (peer, epoch) in [(10, EPOCH), (11, Epoch(78))] {
+        hub.add_publisher(PeerId(peer), run("host", epoch), "x".into()).expect("its own");
+        assert_eq!(packets(&hub, "host"), Some(1));
+    }
+    hub.remove_peer(PeerId(11), 0);
+    assert_eq!(packets(&hub, "host"), Some(1));
+    // A thousand others come and go: who is there keeps its counters.
+    for number in 0..2000_u64 {
+        let (peer, name) = (PeerId(100 + number), format!("other-{number}"));
+        hub.add_publisher(peer, run(&name, Epoch(1000 + number)), "x".into()).expect("its own");
+        hub.remove_peer(peer, 0);
+    }
+    let by_name = hub.received_by_name();
+    assert_eq!(by_name.len(), 1000, "the bound");
+    assert_eq!(packets(&hub, "host"), Some(1));
+    assert!(by_name.contains_key("other-1999") && !by_name.contains_key("other-0"));
+}

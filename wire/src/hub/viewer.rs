@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 
 use super::selection::Matcher;
-use super::{Delivered, Gap, NOTICES_MAX};
+use super::{Delivered, Gap, NOTICES_MAX, ViewerFigures};
 use crate::block::{Epoch, Header, Kind, PackedBlock, StreamKey};
 use crate::lanes::Lanes;
 use crate::ledger::Stage;
@@ -29,6 +29,16 @@ pub(super) struct Delivery {
     pub is_recent: bool,
     /// A description out of its place.
     pub is_replay: bool,
+    /// When it was queued, by the hub's clock.
+    since_ms: u64,
+}
+
+/// A block with a viewer's connection, which the viewer has not said to have.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    key: StreamKey,
+    settles: Option<u64>,
+    since_ms: u64,
 }
 
 /// Where a viewer is in a stream that it reads out of the recent log.
@@ -79,9 +89,8 @@ pub(super) struct Viewer {
     queue_bytes_max: usize,
     queue: VecDeque<Delivery>,
     queued_bytes: usize,
-    /// Handed to the connection, and not arrived as far as the viewer has said: of which stream, and
-    /// what it settles.
-    in_flight: VecDeque<(StreamKey, Option<u64>)>,
+    /// Handed to the connection, and not arrived as far as the viewer has said.
+    in_flight: VecDeque<InFlight>,
     /// It does not say what has arrived, and is to be closed.
     pub is_mute: bool,
     /// Data messages that have arrived.
@@ -90,6 +99,8 @@ pub(super) struct Viewer {
     pub data_sent: u64,
     /// What it was given.
     pub delivered: Delivered,
+    /// Packets that were skipped for it.
+    skipped_packets: u64,
     joined: HashSet<StreamKey>,
     /// Where it was in the streams it had joined before.
     pub cursors: HashMap<StreamKey, Cursor>,
@@ -122,6 +133,7 @@ impl Viewer {
             arrived: 0,
             data_sent: 0,
             delivered: Delivered::default(),
+            skipped_packets: 0,
             joined: HashSet::new(),
             cursors: HashMap::new(),
             behind: HashMap::new(),
@@ -211,7 +223,7 @@ impl Viewer {
     }
 
     /// What was handed to the connection and not yet to TCP.
-    fn unsent(&self) -> impl Iterator<Item = &(StreamKey, Option<u64>)> {
+    fn unsent(&self) -> impl Iterator<Item = &InFlight> {
         self.in_flight.iter().skip(self.data_sent.saturating_sub(self.arrived) as usize)
     }
 
@@ -236,7 +248,7 @@ impl Viewer {
     fn has_unsent(&self, key: StreamKey) -> bool {
         self.queue.iter().any(|delivery| delivery.key == key)
             || self.behind.contains_key(&key)
-            || (!self.is_worker() && self.unsent().any(|(of, _)| *of == key))
+            || (!self.is_worker() && self.unsent().any(|one| one.key == key))
     }
 
     /// A stream is given up: told once its blocks have gone.
@@ -261,6 +273,19 @@ impl Viewer {
         self.queued_bytes
     }
 
+    /// What those who watch over the relay are told of it.
+    pub fn figures(&self, now_ms: u64) -> ViewerFigures {
+        let oldest = self.in_flight.front().map(|one| one.since_ms);
+        let oldest = oldest.or_else(|| self.queue.front().map(|one| one.since_ms));
+        ViewerFigures {
+            queued_bytes: self.queued_bytes,
+            queued_blocks: self.queue.len(),
+            lag_ms: oldest.map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
+            sent_packets: self.delivered.packets,
+            skipped_packets: self.skipped_packets,
+        }
+    }
+
     /// Viewers that this one stands for, and whether they want marks.
     pub fn takers(&self) -> (u32, bool) {
         if self.is_worker() { self.worker_takers } else { (1, self.marks) }
@@ -283,12 +308,15 @@ impl Viewer {
         self.queued_bytes <= limit
     }
 
-    pub fn skip(&mut self, header: &Header) {
+    /// Skips a block: at which stage it is lost for whoever is there.
+    pub fn skip(&mut self, header: &Header) -> Stage {
         let stage = if self.is_worker() { Stage::WorkerQueue } else { Stage::ViewerQueue };
         self.add_skip(header.key, Gap::of(header), stage);
+        stage
     }
 
     fn add_skip(&mut self, key: StreamKey, more: Gap, stage: Stage) {
+        self.skipped_packets += more.packets;
         let gaps = self.skips.entry(key).or_default();
         match gaps.iter_mut().find(|(_, of)| *of == stage) {
             Some((gap, _)) => gap.add(more),
@@ -301,22 +329,23 @@ impl Viewer {
         self.skips.remove(&key)
     }
 
-    /// Queues a block.
-    pub fn push(&mut self, block: &PackedBlock) {
+    /// Queues a block that comes now.
+    pub fn push(&mut self, block: &PackedBlock, since_ms: u64) {
         let header = block.header();
         let gap = Gap::of(header);
         let settles = Some(header.sequence);
         self.queued_bytes += block.bytes().len();
         let (bytes, key) = (block.bytes().clone(), header.key);
-        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent: false, is_replay: false });
+        let (is_recent, is_replay) = (false, false);
+        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent, is_replay, since_ms });
     }
 
     /// Queues a block again, which settles nothing: a description, wherever it stood in its stream, or
     /// in its place the end of a stream.
-    pub fn push_again(&mut self, key: StreamKey, bytes: Bytes, is_replay: bool) {
+    pub fn push_again(&mut self, key: StreamKey, bytes: Bytes, is_replay: bool, since_ms: u64) {
         self.queued_bytes += bytes.len();
-        let gap = Gap::default();
-        self.queue.push_back(Delivery { bytes, key, settles: None, gap, is_recent: false, is_replay });
+        let (settles, gap, is_recent) = (None, Gap::default(), false);
+        self.queue.push_back(Delivery { bytes, key, settles, gap, is_recent, is_replay, since_ms });
     }
 
     /// There is no room for a description out of its place: it goes before the stream's next block.
@@ -327,26 +356,34 @@ impl Viewer {
     pub fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
         self.queued_bytes -= delivery.bytes.len();
-        self.in_flight.push_back((delivery.key, delivery.settles));
+        let Delivery { key, settles, since_ms, .. } = delivery;
+        self.in_flight.push_back(InFlight { key, settles, since_ms });
         shrink_empty(&mut self.queue, QUEUE_LARGE);
         Some(delivery)
     }
 
     /// A block out of the recent log, or without a header to count a description again: it settles
     /// nothing.
-    pub fn deliver_recent(&mut self, bytes: Bytes, key: StreamKey, of: Option<&Header>) -> Delivery {
-        self.in_flight.push_back((key, None));
+    pub fn deliver_recent(
+        &mut self,
+        bytes: Bytes,
+        key: StreamKey,
+        of: Option<&Header>,
+        since_ms: u64,
+    ) -> Delivery {
+        let settles = None;
+        self.in_flight.push_back(InFlight { key, settles, since_ms });
         let (gap, is_replay) = (of.map(Gap::of).unwrap_or_default(), of.is_none());
-        Delivery { bytes, key, settles: None, gap, is_recent: true, is_replay }
+        Delivery { bytes, key, settles, gap, is_recent: true, is_replay, since_ms }
     }
 
     /// So many messages have arrived: what they settle.
     pub fn settle(&mut self, messages: u64) -> Vec<(StreamKey, u64)> {
         let mut settled = Vec::new();
         while self.arrived < messages {
-            let Some((key, settles)) = self.in_flight.pop_front() else { break };
+            let Some(one) = self.in_flight.pop_front() else { break };
             self.arrived += 1;
-            settled.extend(settles.map(|sequence| (key, sequence)));
+            settled.extend(one.settles.map(|sequence| (one.key, sequence)));
         }
         shrink_empty(&mut self.in_flight, QUEUE_LARGE);
         settled
@@ -354,12 +391,11 @@ impl Viewer {
 
     /// A worker has settled its blocks of `key` below `through`.
     pub fn settle_stream(&mut self, key: StreamKey, through: u64) -> Vec<(StreamKey, u64)> {
-        let is_settled = |(of, settles): &(StreamKey, Option<u64>)| {
-            settles.is_none_or(|sequence| *of == key && sequence < through)
-        };
+        let is_settled =
+            |one: &InFlight| one.settles.is_none_or(|sequence| one.key == key && sequence < through);
         let (settled, waiting): (Vec<_>, Vec<_>) = self.in_flight.drain(..).partition(is_settled);
         self.in_flight = waiting.into();
-        settled.into_iter().filter_map(|(key, settles)| Some((key, settles?))).collect()
+        settled.into_iter().filter_map(|one| Some((one.key, one.settles?))).collect()
     }
 
     /// Gives back the room of queues in which nothing waits: a viewer that joins a thousand streams has
@@ -373,7 +409,7 @@ impl Viewer {
     pub fn take_unsettled(&mut self) -> Vec<(StreamKey, u64)> {
         let queued = self.queue.drain(..).map(|delivery| (delivery.key, delivery.settles));
         self.queued_bytes = 0;
-        let owed = self.in_flight.drain(..).chain(queued);
+        let owed = self.in_flight.drain(..).map(|one| (one.key, one.settles)).chain(queued);
         owed.filter_map(|(key, settles)| Some((key, settles?))).collect()
     }
 
@@ -409,13 +445,13 @@ mod tests {
     fn idle_viewers_keep_no_room_for_what_once_waited() {
         let mut viewer = Viewer::worker(1 << 20);
         for stream in 0..1000 {
-            viewer.push_again(StreamKey { epoch: Epoch(1), stream }, Bytes::from_static(b"block"), true);
+            viewer.push_again(StreamKey { epoch: Epoch(1), stream }, Bytes::from_static(b"block"), true, 0);
         }
         while viewer.pop().is_some() {}
         assert!(viewer.in_flight.len() == 1000 && viewer.queue.capacity() == QUEUE_KEPT, "at once");
         assert!(viewer.settle(1000).is_empty() && viewer.in_flight.capacity() == QUEUE_KEPT);
         for stream in 0..100 {
-            viewer.push_again(StreamKey { epoch: Epoch(2), stream }, Bytes::from_static(b"block"), true);
+            viewer.push_again(StreamKey { epoch: Epoch(2), stream }, Bytes::from_static(b"block"), true, 0);
         }
         while viewer.pop().is_some() {}
         let room = viewer.queue.capacity();

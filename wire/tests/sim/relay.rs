@@ -375,7 +375,7 @@ impl Relay {
 
     /// Packets that came in, of all workers.
     pub fn packets_in(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.hub.totals().packets_in).sum()
+        self.workers.iter().map(|worker| worker.hub.totals().received.packets).sum()
     }
 
     pub fn workers(&self) -> usize {
