@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use wire::connection::Origin;
-use wire::log::Format;
+use wire::log::{Format, Level};
 use wire::units::parse_size;
 
 use crate::init::InitArgs;
@@ -79,9 +79,14 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_per_address: u32,
 
-    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
+    /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+
+    /// Least important log lines that are written: error, warn, info, debug or trace. RUST_LOG, where
+    /// it is set, says it instead.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: Level,
 }
 
 /// What the relay does besides forwarding.

@@ -30,6 +30,7 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 use wire::block::Epoch;
 use wire::clock::wall_s;
+use wire::log;
 use wire::pool::Pool;
 use wire::service;
 
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, "info");
+    log::start(args.log_format, args.log_level);
     match &args.command {
         Some(Command::Init(args)) => return init::run(args),
         Some(Command::Token { action }) => return token_command::run(action),
@@ -62,7 +63,9 @@ fn main() -> ExitCode {
         Ok(rights) => Arc::new(rights),
         Err(text) => return fail(2, &settings.locate(&text)),
     };
-    match run(&config, settings, rights) {
+    let result = run(&config, settings, rights);
+    log::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => fail(1, &text),
     }
@@ -80,7 +83,7 @@ fn mistakes(settings: &Settings<Args>) -> Vec<String> {
 
 /// Says why the program ends without success, and with which status.
 fn fail(status: u8, text: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr().lock(), "relay: {text}"); // nobody may be there to read it
+    log::complain(&format!("relay: {text}"));
     ExitCode::from(status)
 }
 

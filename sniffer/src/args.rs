@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
-use wire::log::Format;
+use wire::log::{Format, Level};
 use wire::units::{parse_rate, parse_size, parse_time};
 
 use crate::journal_command::JournalAction;
@@ -128,9 +128,14 @@ pub struct Args {
     #[arg(long)]
     pub include_self: bool,
 
-    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
+    /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+
+    /// Least important log lines that are written: error, warn, info, debug or trace. RUST_LOG, where
+    /// it is set, says it instead.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: Level,
 }
 
 /// What the sniffer does besides capturing.

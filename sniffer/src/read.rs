@@ -12,13 +12,14 @@ use std::time::Duration;
 use bpf::{FilterError, Program};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
-use tracing::warn;
 use wire::Interface;
 use wire::block::{Kind, StreamKey};
 use wire::capture_file::{CaptureFileError, CaptureReader, Item, Packet};
 use wire::clock::wall_ns;
 use wire::description::{Description, JSON_BYTES_MAX};
 use wire::ledger::{InterfaceTotals, Report};
+use wire::limited;
+use wire::log::FEW;
 use wire::pack::{PackError, Packer};
 
 use crate::capture::{CaptureConfig, Output};
@@ -410,7 +411,7 @@ impl Sending {
         self.handover.wake();
         let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
         if let Err(error) = poll(&mut fds, PollTimeout::from(50u8)) {
-            warn!("poll: {error}");
+            limited!(warn, FEW, "poll: {error}");
         }
         self.wakeup.clear();
     }

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    wire::log::start(settings.args.log_format, "warn");
+    wire::log::start(settings.args.log_format, settings.args.log_level);
     let config = match Config::new(&settings.args, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(error) => {

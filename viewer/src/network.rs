@@ -24,6 +24,8 @@ use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUr
 use wire::credentials::{CredentialFiles, Credentials};
 use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
+use wire::limited;
+use wire::log::{FEW, SOME};
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
 use wire::text::{io_text, printable};
@@ -334,20 +336,22 @@ impl Network {
             };
             let full_time = self.session.full_since.take().map(|since| now.duration_since(since));
             match full_time.filter(|time| *time >= STALL_TIME) {
-                Some(time) => say(&format!(
+                Some(time) => limited!(
+                    by say,
+                    FEW,
                     "{relay}: connection lost: {text}; nothing was read for {} s, since the reader of the output does \
                      not read; connecting again when it does",
                     time.as_secs()
-                )),
-                None => say(&format!("{relay}: connection lost: {text}; connecting again")),
+                ),
+                None => limited!(by say, FEW, "{relay}: connection lost: {text}; connecting again"),
             }
             self.session.cut_since = Some(now);
             self.session.cut_text = refusal.unwrap_or(text);
         } else if let Some(reason) = refusal.filter(|reason| *reason != self.session.cut_text) {
-            say(&format!("{relay}: the relay refused: {reason}; trying again"));
+            limited!(by say, FEW, "{relay}: the relay refused: {reason}; trying again");
             self.session.cut_text = reason;
         } else {
-            debug!("{relay}: {error}");
+            limited!(debug, FEW, "{relay}: {error}");
         }
         let time = backoff(self.failures, RandomState::new().build_hasher().finish());
         self.failures = self.failures.saturating_add(1);
@@ -550,13 +554,13 @@ impl Session {
                 }
                 Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
                 Event::Missing(key, losses) => {
-                    debug!("stream {key}: missing {}", losses.text());
+                    limited!(debug, SOME, "stream {key}: missing {}", losses.text());
                     self.ledger.handle_missing(key, &losses);
                     Item::Missing(key, losses)
                 }
                 Event::Ended(key, reason) => {
                     if let Some(reason) = &reason {
-                        info!("stream {key}: ended: {}", printable(reason));
+                        limited!(info, SOME, "stream {key}: ended: {}", printable(reason));
                     }
                     self.live.remove(&key);
                     if self.live.is_empty() {
@@ -606,7 +610,7 @@ impl Session {
         self.is_subscribed = true;
         if let Some(since) = self.cut_since.take() {
             let away = now.duration_since(since).as_secs_f64();
-            say(&format!("{}: connected again after {away:.1} s", self.relay_text));
+            limited!(by say, FEW, "{}: connected again after {away:.1} s", self.relay_text);
             self.absent_until = Some(now + ABSENT_TIME);
         }
     }

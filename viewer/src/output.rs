@@ -111,9 +111,9 @@ fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
+/// Writes a line to standard error.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "viewer: {line}");
+    wire::log::say(&format!("viewer: {line}"));
 }
 
 #[cfg(test)]

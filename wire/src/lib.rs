@@ -36,6 +36,7 @@ pub mod pack;
 pub mod pcapng;
 pub mod pool;
 pub mod process;
+pub mod progress;
 pub mod secret;
 pub mod service;
 pub mod text;

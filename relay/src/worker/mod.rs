@@ -18,11 +18,13 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use tracing::{debug, info, warn};
+use tracing::info;
 use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::{wall_ns, wall_s};
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
+use wire::limited;
+use wire::log::{self, FEW, SOME};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
 use wire::secret::Secret;
@@ -32,7 +34,6 @@ use wire::text::printable;
 use crate::config::Config;
 use crate::gate::{self, Admission, Attempts, Gate, Origins, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
-use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
 use crate::rights::{Rights, Who};
 
@@ -127,7 +128,6 @@ pub struct Worker {
     /// Workers for which blocks wait here.
     worker_data: Vec<bool>,
     started: Instant,
-    limit: LogLimit,
 }
 
 impl Worker {
@@ -169,7 +169,6 @@ impl Worker {
             wake: vec![false; workers],
             worker_data: vec![false; workers],
             started: Instant::now(),
-            limit: LogLimit::new(),
         }
     }
 
@@ -195,6 +194,7 @@ impl Worker {
                 self.handle_tick(now);
                 if let Some(heart) = &mut heart {
                     heart.beat(now);
+                    log::turn(now);
                 }
             }
         }

@@ -21,12 +21,14 @@ use bpf::Exclusion;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use wire::block::{Epoch, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
 use wire::ledger::Report;
+use wire::limited;
+use wire::log::FEW;
 use wire::message::Control;
 use wire::pool::Pool;
 use wire::service::Heart;
@@ -532,7 +534,7 @@ fn connection_text(error: &ConnectionError) -> String {
     match error {
         ConnectionError::Io(error) => cause(io::Error::new(error.kind(), error.to_string())),
         other => {
-            debug!("{other:?}");
+            limited!(debug, FEW, "{other:?}");
             other.to_string()
         }
     }
