@@ -16,6 +16,7 @@ mod peer;
 mod private_file;
 mod rights;
 mod shell;
+mod summary;
 mod token_command;
 mod worker;
 
@@ -39,6 +40,7 @@ use config::Config;
 use gate::{Gate, Origins};
 use inbox::Inboxes;
 use rights::Rights;
+use summary::Board;
 use worker::{Shared, Worker};
 
 fn main() -> ExitCode {
@@ -129,6 +131,7 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
         gate: changeable.gate.clone(),
         rights: Arc::clone(&rights),
         origins: changeable.origins.clone(),
+        board: Arc::new(Board::new(config.workers)),
     };
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {

@@ -36,6 +36,7 @@ use crate::gate::{self, Admission, Attempts, Gate, Origins, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
 use crate::peer::{Newcomer, Peer, Role};
 use crate::rights::{Rights, Who};
+use crate::summary::{Board, Exchanged, Figures, Summary};
 
 /// The close code of a peer that may not do what it does (RFC 6455, section 7.4.1).
 const POLICY_VIOLATION: u16 = 1008;
@@ -91,6 +92,8 @@ pub struct Shared {
     pub rights: Arc<Rights>,
     /// Origins of web pages that may connect.
     pub origins: Origins,
+    /// What all of them did.
+    pub board: Arc<Board>,
 }
 
 /// One reactor.
@@ -128,12 +131,14 @@ pub struct Worker {
     /// Workers for which blocks wait here.
     worker_data: Vec<bool>,
     started: Instant,
+    board: Arc<Board>,
+    exchanged: Exchanged,
 }
 
 impl Worker {
     /// A worker that has no connections yet.
     pub fn new(index: usize, config: &Config, shared: Shared, inbox: Inbox) -> Self {
-        let Shared { instance, pool, inboxes, gate, rights, origins } = shared;
+        let Shared { instance, pool, inboxes, gate, rights, origins, board } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
@@ -169,6 +174,8 @@ impl Worker {
             wake: vec![false; workers],
             worker_data: vec![false; workers],
             started: Instant::now(),
+            board,
+            exchanged: Exchanged::default(),
         }
     }
 
@@ -186,15 +193,20 @@ impl Worker {
         let mut tick_due = Instant::now() + TICK;
         // The first worker alone accepts: that it does is what the service manager asks.
         let mut heart = self.listener.is_some().then(|| Heart::from_environment(Instant::now()));
+        let mut summary = Summary::new(Instant::now());
         while !stop.load(Ordering::Acquire) {
             self.turn(&mut events, tick_due)?;
             let now = Instant::now();
             if now >= tick_due {
                 tick_due = now + TICK;
                 self.handle_tick(now);
+                let (totals, peers) = (self.hub.totals(), self.hub.peer_counts());
+                let figures = Figures::new(totals, self.exchanged, peers, self.attempts.failed());
+                let all = self.board.set(self.index, figures);
                 if let Some(heart) = &mut heart {
                     heart.beat(now);
                     log::turn(now);
+                    summary.look(now, all);
                 }
             }
         }

@@ -13,7 +13,12 @@ impl Worker {
                     self.wake[from] |= self.inboxes.queued_bytes(self.index) >= INBOX_BYTES_MAX / 2;
                     self.inboxes.taken(self.index, bytes.len());
                     // The other worker has checked it; a stream it gave up meanwhile is unknown.
-                    if let Err(error) = self.hub.handle_block(peer, envelope, bytes) {
+                    let before = self.hub.totals();
+                    let handled = self.hub.handle_block(peer, envelope, bytes);
+                    let after = self.hub.totals();
+                    self.exchanged.packets_in += after.packets_in - before.packets_in;
+                    self.exchanged.bytes_in += after.bytes_in - before.bytes_in;
+                    if let Err(error) = handled {
                         limited!(debug, FEW, "worker {from}: {error}");
                     }
                 }
@@ -45,6 +50,7 @@ impl Worker {
             while self.worker_data[other] && self.inboxes.queued_bytes(other) < INBOX_BYTES_MAX {
                 match self.hub.poll_data(worker_peer(other)) {
                     Some((envelope, block)) => {
+                        self.exchanged.bytes_out += block.len() as u64;
                         self.inboxes.send(self.index, other, Note::Block(envelope, block));
                         self.wake[other] = true;
                     }

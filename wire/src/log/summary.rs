@@ -25,7 +25,7 @@ pub struct Interval<T> {
     pub time: Duration,
 }
 
-impl<T: Clone + PartialEq> Minutes<T> {
+impl<T> Minutes<T> {
     /// The figures as they are at the start.
     pub fn new(now: Instant, figures: T) -> Self {
         Self { before: figures, looked_at: now, told_at: now }
@@ -36,16 +36,21 @@ impl<T: Clone + PartialEq> Minutes<T> {
         now.saturating_duration_since(self.looked_at) >= MINUTE
     }
 
-    /// Takes the figures of now. If a line is due, what they were a minute ago: when they have changed since, or when
-    /// nothing was said for an hour.
-    pub fn look(&mut self, now: Instant, figures: T) -> Option<Interval<T>> {
+    /// Takes the figures of now. If a line is due, what they were a minute ago: when these figures have news after those
+    /// (`has_news(now, before)`), or when nothing was said for an hour.
+    pub fn look(
+        &mut self,
+        now: Instant,
+        figures: T,
+        has_news: impl FnOnce(&T, &T) -> bool,
+    ) -> Option<Interval<T>> {
         if !self.is_due(now) {
             return None;
         }
         let time = now.saturating_duration_since(std::mem::replace(&mut self.looked_at, now));
-        let has_changed = figures != self.before;
+        let has_news = has_news(&figures, &self.before);
         let before = std::mem::replace(&mut self.before, figures);
-        if !has_changed && now.saturating_duration_since(self.told_at) < HOUR {
+        if !has_news && now.saturating_duration_since(self.told_at) < HOUR {
             return None;
         }
         self.told_at = now;
@@ -65,7 +70,8 @@ mod tests {
         // Something goes on for two and a half minutes, and again after three hours.
         for second in 1..=4 * 3600 {
             let count = second.min(150) + (second / 10_800).min(1);
-            told.extend(minutes.look(start + Duration::from_secs(second), count).map(|one| (second, one)));
+            let one = minutes.look(start + Duration::from_secs(second), count, u64::ne);
+            told.extend(one.map(|one| (second, one)));
         }
         let seconds: Vec<_> = told.iter().map(|(second, _)| *second).collect();
         assert_eq!(seconds, [60, 120, 180, 3780, 7380, 10_800, 14_400]);
@@ -78,7 +84,7 @@ mod tests {
         let start = Instant::now();
         let mut minutes = Minutes::new(start, 0);
         assert!(!minutes.is_due(start + Duration::from_secs(59)));
-        let told = minutes.look(start + Duration::from_secs(90), 1);
+        let told = minutes.look(start + Duration::from_secs(90), 1, i32::ne);
         assert_eq!(told, Some(Interval { before: 0, time: Duration::from_secs(90) }));
         assert!(!minutes.is_due(start + Duration::from_secs(149)));
     }
