@@ -16,6 +16,7 @@ use wire::block::{PackedBlock, StreamKey};
 use wire::description::Description;
 use wire::ledger::Report;
 
+use crate::snapshot::RingFigures;
 use crate::spool::SpoolReply;
 
 /// What a packing thread hands over.
@@ -30,7 +31,16 @@ pub enum Handed {
     /// The spool's answer.
     Spool(SpoolReply),
     /// Where a stream stands, for the summary.
-    Report(u32, Report),
+    Report {
+        /// Number of the stream.
+        stream: u32,
+        /// What the relay is told, too.
+        report: Report,
+        /// Name of the thread that packs it.
+        thread: Arc<str>,
+        /// The ring that it comes from; `None` of a file, and when the ring ends with the stream.
+        ring: Option<RingFigures>,
+    },
     /// A packing thread has ended; an error is what it failed with.
     Ended(Result<(), String>),
 }

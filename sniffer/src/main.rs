@@ -16,8 +16,11 @@ mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
+#[allow(dead_code)] // until something shows it
+mod snapshot;
 mod spool;
 mod summary;
+mod tally;
 #[cfg(test)]
 mod test_net;
 mod totals;

@@ -34,6 +34,8 @@ const UNDER_WAY_BYTES_MAX: u64 = 16 << 20;
 /// names of sniffer and file.
 const TABLE_BYTES_MAX: usize = JSON_BYTES_MAX - (16 << 10);
 
+const THREAD_NAME: &str = "read";
+
 /// Why a file cannot be sent.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // the texts say what the fields are
@@ -156,7 +158,7 @@ impl ReadThread {
         };
         handover.send(Handed::Stream(key, sending.description.clone()));
         let thread = std::thread::Builder::new()
-            .name("read".to_owned())
+            .name(THREAD_NAME.to_owned())
             .spawn(move || {
                 let run = std::panic::AssertUnwindSafe(|| sending.run(reader));
                 let result = match std::panic::catch_unwind(run) {
@@ -394,7 +396,8 @@ impl Sending {
             note,
             ..Report::default()
         };
-        self.handover.send(Handed::Report(self.output.key().stream, report.clone()));
+        let (stream, thread) = (self.output.key().stream, THREAD_NAME.into());
+        self.handover.send(Handed::Report { stream, report: report.clone(), thread, ring: None });
         loop {
             match self.output.packer.seal_json(Kind::Report, &report, self.last_time_ns, true) {
                 Some(block) => {

@@ -1,19 +1,18 @@
 //! What is said at the end, as dumpcap does: captured, dropped by the kernel, sent.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use wire::ledger::{Losses, Report};
+use wire::ledger::Losses;
 use wire::units::format_bytes;
 use wire::uplink::UplinkTotals;
+
+use crate::tally::{Captured, Tally};
 
 /// The figures of one run.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Names of the streams' interfaces or file.
-    pub names: BTreeMap<u32, String>,
-    /// The last report of each stream.
-    pub reports: BTreeMap<u32, Report>,
+    /// What was captured, or read.
+    pub tally: Tally,
     /// What was lost before it could be sent.
     pub lost: Losses,
     /// Counters of the uplink.
@@ -28,28 +27,17 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut by_name: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
-        for (stream, report) in &self.reports {
-            let name = self.names.get(stream).map_or("?", String::as_str);
-            let row = by_name.entry(name).or_default();
-            for totals in &report.interfaces {
-                row[0] += totals.offered;
-                row[1] += totals.kernel_drops;
-            }
-            row[2] += report.packed_packets;
-            row[3] += report.packed_bytes;
-            row[4] += report.cut_packets;
-        }
-        for (name, [offered, drops, packets, bytes, cut]) in by_name {
-            let cut = if cut > 0 { format!(", {cut} of them cut") } else { String::new() };
+        for (name, captured) in self.tally.by_source() {
+            let Captured { offered, kernel_drops, packets, bytes, cut_packets, .. } = captured;
+            let bytes = format_bytes(bytes);
+            let cut = if cut_packets > 0 { format!(", {cut_packets} of them cut") } else { String::new() };
             if self.is_file {
-                writeln!(out, "{name}: {packets} packets read ({}){cut}", format_bytes(bytes))?;
+                writeln!(out, "{name}: {packets} packets read ({bytes}){cut}")?;
             } else {
                 writeln!(
                     out,
-                    "interface {name}: {offered} packets passed the filter, {drops} dropped by the kernel, \
-                     {packets} captured ({}){cut}",
-                    format_bytes(bytes)
+                    "interface {name}: {offered} packets passed the filter, {kernel_drops} dropped by the \
+                     kernel, {packets} captured ({bytes}){cut}"
                 )?;
             }
         }

@@ -134,6 +134,13 @@ impl Watchdog {
         notices
     }
 
+    /// Time since a thread gave a sign of life, as of the last look, and whether that is too long. `None`: it does not
+    /// run, or was not looked at yet.
+    pub fn thread(&self, now: Instant, name: &str) -> Option<(Duration, bool)> {
+        let progress = self.threads.get(name)?;
+        Some((now.saturating_duration_since(progress.since), progress.is_told))
+    }
+
     /// No thread has been without a sign of life for too long.
     pub fn threads_live(&self) -> bool {
         self.threads.values().all(|progress| !progress.is_told)
@@ -292,6 +299,10 @@ mod tests {
             let stuck = if (20..50).contains(&second) { 20 } else { second };
             let threads = [("capture-2", stuck), ("capture-3", second)];
             let texts = run.after(1, &Figures { threads: &threads, ..healthy(second) });
+            let silent = Duration::from_secs(if (20..50).contains(&second) { second - 20 } else { 0 });
+            let told = Some((silent, (30..50).contains(&second)));
+            assert_eq!(run.watchdog.thread(run.now, "capture-2"), told, "in second {second}");
+            assert_eq!(run.watchdog.thread(run.now, "capture-3"), Some((Duration::ZERO, false)));
             said.extend(texts.into_iter().map(|text| (second, text)));
         }
         let expected = [

@@ -111,6 +111,8 @@ enum Command {
 
 /// What all rings of a thread have in common.
 struct Shared {
+    /// Name of the thread.
+    thread: Arc<str>,
     config: CaptureConfig,
     handover: Handover,
     wakeup: Wakeup,
@@ -148,14 +150,14 @@ impl CaptureThread {
         let wakeup = Wakeup::new()?;
         let (commands, receiver) = channel();
         let beats = Arc::<AtomicU64>::default();
+        let name = core.map_or("capture".to_owned(), |core| format!("capture-{core}"));
         let capture = Capture {
-            shared: Shared { config, handover, wakeup: wakeup.clone() },
+            shared: Shared { thread: name.as_str().into(), config, handover, wakeup: wakeup.clone() },
             commands: receiver,
             rings: Vec::new(),
             report_due: Instant::now() + REPORT_TIME,
             beats: Arc::clone(&beats),
         };
-        let name = core.map_or("capture".to_owned(), |core| format!("capture-{core}"));
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             if let Some(id) = core
                 && !core_affinity::set_for_current(core_affinity::CoreId { id })

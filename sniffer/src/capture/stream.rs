@@ -24,6 +24,7 @@ use super::{Output, RingOrder, Shared};
 use crate::handover::Handed;
 use crate::interfaces::interface_drops;
 use crate::ring::{Ring, Statistics};
+use crate::snapshot::RingFigures;
 
 /// Ring blocks taken from one ring before the others get their turn.
 const BLOCKS_PER_TURN: usize = 16;
@@ -84,6 +85,8 @@ pub(super) struct RingStream {
     interface_drops: Option<u64>,
     interface_drops_before: Option<u64>,
     outages: Outages,
+    /// Most blocks of the ring that were ready at the begin of a turn, since the last report.
+    ready_blocks_max: usize,
     /// There is something to say before the next second.
     report_is_due: bool,
 }
@@ -136,6 +139,7 @@ impl RingStream {
             interface_drops: drops,
             interface_drops_before: drops,
             outages,
+            ready_blocks_max: 0,
             report_is_due,
         }
     }
@@ -183,6 +187,8 @@ impl RingStream {
     /// Takes blocks out of the ring, a turn's worth. Small ones that are ready together share a
     /// packed block; none waits for another.
     pub(super) fn take_blocks(&mut self, shared: &Shared) -> Turn {
+        // A few looks for a turn's worth of blocks, none by packet.
+        self.ready_blocks_max = self.ready_blocks_max.max(self.ring.ready_blocks());
         if !self.with_buffer(shared, Self::describe) {
             return Turn::Starved;
         }
@@ -342,7 +348,7 @@ impl RingStream {
         self.seal(shared);
         let report = self.make_report(shared, None);
         let block = self.output.packer.seal_json(Kind::Report, &report, report.time_ns, false);
-        shared.handover.send(Handed::Report(self.stream(), report));
+        self.hand_over_report(report, shared);
         if let Some(block) = block {
             self.output.hand_over(block, &shared.handover);
             self.report_is_due = false;
@@ -374,9 +380,21 @@ impl RingStream {
         let Some(block) = self.output.packer.seal_json(Kind::Report, &report, report.time_ns, true) else {
             return false;
         };
-        shared.handover.send(Handed::Report(self.stream(), report));
+        self.hand_over_report(report, shared);
         self.output.hand_over(block, &shared.handover);
         true
+    }
+
+    /// A report for this host's own people, with the ring if it goes on.
+    fn hand_over_report(&mut self, report: Report, shared: &Shared) {
+        let ring = RingFigures {
+            ring_bytes: self.ring.ring_bytes(),
+            blocks: self.ring.block_count(),
+            ready_blocks_max: std::mem::take(&mut self.ready_blocks_max),
+        };
+        let ring = (!matches!(self.course, Course::End { .. })).then_some(ring);
+        let (stream, thread) = (self.stream(), Arc::clone(&shared.thread));
+        shared.handover.send(Handed::Report { stream, report, thread, ring });
     }
 
     /// Ends the stream and begins the next one of this ring. `false`: no buffer is free.

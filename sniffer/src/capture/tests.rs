@@ -54,7 +54,7 @@ impl Taker {
                 assert!(self.streams.insert(key.stream, taken).is_none(), "a stream is announced once");
             }
             Handed::Block(block) => return Some(self.take_block(&block)),
-            Handed::Report(..) | Handed::Mark(..) | Handed::Spool(..) => {}
+            Handed::Report { .. } | Handed::Mark(..) | Handed::Spool(..) => {}
             Handed::Ended(result) => {
                 result.expect("in order");
                 return None;

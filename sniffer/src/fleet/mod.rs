@@ -32,6 +32,7 @@ use crate::config::{Config, Live};
 use crate::handover::Handover;
 use crate::interfaces::{self, InterfaceInfo, LinkEvent, Monitor, os_description};
 use crate::ring::{Instruction, RingConfig, RingControl, RingError, check_name};
+use crate::snapshot::InterfaceSnapshot;
 
 /// Time for a thread to open a ring, before anything is sent, and while the caller has to send.
 const PATIENCE_AT_START: Duration = Duration::from_secs(60);
@@ -330,6 +331,21 @@ impl Fleet {
     /// Names of the interfaces that are captured.
     pub fn interface_names(&self) -> Vec<String> {
         self.captured.values().map(|captured| captured.name.clone()).collect()
+    }
+
+    /// Interfaces that were asked for by name, and those that are captured, sorted by name.
+    pub fn interfaces(&self) -> Vec<InterfaceSnapshot> {
+        let missing = |name: &String| (name.clone(), (false, false));
+        let mut states: BTreeMap<String, (bool, bool)> = self.live.interfaces.iter().map(missing).collect();
+        let open = |captured: &Captured| (captured.name.clone(), (true, captured.down.is_none()));
+        states.extend(self.captured.values().map(open));
+        let of = |(name, (is_open, is_up))| InterfaceSnapshot { name, is_open, is_up };
+        states.into_iter().map(of).collect()
+    }
+
+    /// All capture threads: their names, and whether they run.
+    pub fn threads(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.threads.iter().map(|thread| (thread.name(), thread.beats().is_some()))
     }
 
     /// The capture threads that run: their names, and a number of each that moves at least once a second.

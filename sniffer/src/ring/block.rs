@@ -65,6 +65,31 @@ impl Cursor {
         self.status(self.index) & libc::TP_STATUS_USER != 0
     }
 
+    /// Blocks of the ring.
+    pub(super) fn block_count(&self) -> usize {
+        self.block_count
+    }
+
+    /// Blocks from ours on that are ours. The kernel hands them over strictly in turn, so that they are found by halves;
+    /// what it hands over meanwhile may be counted or not.
+    pub(super) fn ready_blocks(&self) -> usize {
+        let is_ready = |ahead: usize| {
+            let index = self.index + ahead;
+            let index = if index < self.block_count { index } else { index - self.block_count };
+            self.status(index) & libc::TP_STATUS_USER != 0
+        };
+        if !is_ready(0) {
+            return 0;
+        }
+        // INVARIANT: `ready` blocks were seen to be ours, the one `end` ahead, if there is one, not to be.
+        let (mut ready, mut end) = (1, self.block_count);
+        while ready < end {
+            let middle = ready + (end - ready) / 2;
+            if is_ready(middle) { ready = middle + 1 } else { end = middle }
+        }
+        ready
+    }
+
     /// Lends the next block, if it is ours. It is handed back when the guard is dropped; a guard that is forgotten
     /// leaves the block where it is, to be lent again.
     #[inline]
@@ -250,6 +275,26 @@ mod tests {
                 drop(block);
                 assert_eq!(kernel.status(index), libc::TP_STATUS_KERNEL);
                 assert!(!cursor.ready());
+            }
+        }
+    }
+
+    #[test]
+    fn ready_blocks_are_counted_wherever_the_reader_is() {
+        for blocks in 1..=9_usize {
+            let mut ring = Fabricated::new(blocks);
+            let (mut cursor, kernel) = ring.cursor();
+            assert_eq!(cursor.block_count(), blocks);
+            for start in 0..blocks {
+                for ready in 0..=blocks {
+                    cursor.set_index(start);
+                    for ahead in 0..ready {
+                        kernel.fill((start + ahead) % blocks, 1, 0, &[b"one"]);
+                    }
+                    assert_eq!(cursor.ready_blocks(), ready, "of {blocks}, from {start}");
+                    while cursor.next().is_some() {}
+                    assert_eq!(cursor.ready_blocks(), 0);
+                }
             }
         }
     }

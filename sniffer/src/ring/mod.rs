@@ -407,6 +407,17 @@ impl Ring {
         self.ring_bytes
     }
 
+    /// Blocks of the ring.
+    pub fn block_count(&self) -> usize {
+        self.cursor.block_count()
+    }
+
+    /// Blocks that the kernel has handed over and that were not taken yet, up to all of the ring. Looks at one status
+    /// word if there are none, else at about as many as the number of blocks has binary digits.
+    pub fn ready_blocks(&self) -> usize {
+        self.cursor.ready_blocks()
+    }
+
     /// Index of the interface. Names change, it does not.
     pub fn interface_index(&self) -> i32 {
         self.interface_index

@@ -10,6 +10,7 @@
 //! The journal has a thread of its own: neither capture nor the sending thread ever waits for the
 //! disk. What goes there and when is decided by `wire::uplink`.
 
+mod figures;
 mod former;
 mod thread;
 
@@ -34,6 +35,7 @@ use wire::uplink::Evicted;
 use crate::handover::Handover;
 use crate::totals::{self, TotalsFile};
 
+pub use figures::SpoolFigures;
 pub use former::Former;
 pub use thread::{Closed, SpoolReply, SpoolThread};
 
@@ -125,7 +127,8 @@ impl Spool {
                 warn!("spool {shown}: {error}: what a kill of this process would lose will not be counted");
             })
             .ok();
-        let thread = SpoolThread::start(directory, journal, pool, handover).map_err(failed("thread"))?;
+        let thread =
+            SpoolThread::start(directory, journal, cap_bytes, pool, handover).map_err(failed("thread"))?;
         Ok(Self {
             home,
             totals: totals.map(Arc::new),

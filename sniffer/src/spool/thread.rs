@@ -17,6 +17,7 @@ use wire::pool::Pool;
 use wire::uplink::{Evicted, Loaded, SpoolRequest};
 
 use super::evicted;
+use super::figures::{Meter, SharedFigures, SpoolFigures};
 use crate::handover::{Handed, Handover};
 
 /// Longest sleep.
@@ -59,17 +60,21 @@ pub struct Closed {
 /// A running spool thread.
 pub struct SpoolThread {
     asks: Sender<Ask>,
+    figures: SharedFigures,
     _thread: JoinHandle<()>,
 }
 
 impl SpoolThread {
     pub(super) fn start(
         directory: &Path,
-        journal: Journal,
+        mut journal: Journal,
+        bound_bytes: u64,
         pool: Pool,
         handover: Handover,
     ) -> io::Result<Self> {
         let (asks, receiver) = channel();
+        let meter = Meter::new(&mut journal, bound_bytes);
+        let figures = meter.shared();
         let server = Server {
             directory: directory.to_owned(),
             journal,
@@ -79,19 +84,24 @@ impl SpoolThread {
             handed_before: 0,
             has_failed: false,
             has_failed_to_read: false,
-            evicted_packets: 0,
+            meter,
             trouble: None,
             unanswered: None,
         };
         let run = move || server.run_guarded(&receiver);
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(run)?;
-        Ok(Self { asks, _thread: thread })
+        Ok(Self { asks, figures, _thread: thread })
     }
 
     /// Asks for something; the answer is handed over.
     pub fn ask(&self, request: SpoolRequest) {
         // A thread that has ended has said why, and answers nothing any more.
         let _ = self.asks.send(Ask::Request(request));
+    }
+
+    /// Where the spool stands, up to a second ago; longer while the disk does not answer.
+    pub fn figures(&self) -> SpoolFigures {
+        self.figures.read()
     }
 
     /// What the blocks of a stream are of, in case that some of them are spooled later.
@@ -122,13 +132,14 @@ struct Server {
     journal: Journal,
     pool: Pool,
     handover: Handover,
-    /// Where reading went on behind each block that was read and is not acknowledged.
-    handed: VecDeque<Position>,
+    /// Where reading went on behind each block that was read and is not acknowledged, and packets in it.
+    handed: VecDeque<(Position, u32)>,
     handed_before: u64,
     /// Appending has failed; nothing more is appended until that is asked for.
     has_failed: bool,
     has_failed_to_read: bool,
-    evicted_packets: u64,
+    /// Counts, for whoever looks.
+    meter: Meter,
     /// What was said last of something that is tried again, and when.
     trouble: Option<(String, Instant)>,
     /// What is answered when that fails which is being served.
@@ -196,13 +207,15 @@ impl Server {
             }
             self.journal.handle_timeout(Instant::now());
             self.tell_events();
+            self.meter.publish_if_due(&self.journal, Instant::now());
         }
     }
 
     fn close(mut self, reply: &SyncSender<Closed>) {
-        if self.evicted_packets > 0 {
+        let evicted_packets = self.meter.figures.evicted_packets;
+        if evicted_packets > 0 {
             let shown = self.directory.display();
-            info!("spool {shown}: {} packets were evicted in all", self.evicted_packets);
+            info!("spool {shown}: {evicted_packets} packets were evicted in all");
         }
         let packets = self.journal.unacknowledged_packets();
         let closed = self.journal.close();
@@ -218,9 +231,13 @@ impl Server {
             SpoolRequest::Append(block) => {
                 let is_appended = !self.has_failed
                     && match self.journal.append(&block, now) {
-                        Ok(_) => true,
+                        Ok(_) => {
+                            self.meter.handle_appended(&block);
+                            true
+                        }
                         Err(error) => {
                             self.has_failed = true;
+                            self.meter.figures.write_failures += 1;
                             let text = crate::text(&error);
                             limited!(
                                 warn,
@@ -239,9 +256,10 @@ impl Server {
             SpoolRequest::Acknowledge(count) => {
                 let mut through = None;
                 while self.handed_before < count
-                    && let Some(next) = self.handed.pop_front()
+                    && let Some((next, packets)) = self.handed.pop_front()
                 {
                     self.handed_before += 1;
+                    self.meter.handle_settled(packets);
                     through = Some(next);
                 }
                 if let Some(through) = through {
@@ -261,11 +279,14 @@ impl Server {
             Ok(Some(entry)) => {
                 self.has_failed_to_read = false;
                 if !entry.is_copy {
-                    self.handed.push_back(entry.next);
+                    self.handed.push_back((entry.next, entry.block.header().packet_count));
                 }
                 Loaded::Block { block: entry.block, is_copy: entry.is_copy }
             }
-            Ok(None) => Loaded::End,
+            Ok(None) => {
+                self.meter.handle_read_out(&self.handed);
+                Loaded::End
+            }
             Err(JournalError::NoBuffer { .. }) => Loaded::Failed,
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed_to_read, true) {
@@ -291,13 +312,15 @@ impl Server {
                             "spool {shown}: full; segment {segment:010} made room: {packets} packets are lost"
                         );
                     }
-                    self.evicted_packets += packets;
+                    self.meter.handle_evicted(&unread);
                     gone.extend(unread.iter().map(evicted));
                 }
                 JournalEvent::Damaged { segment, from, to, reason, .. } => {
+                    self.meter.figures.damages += 1;
                     limited!(warn, FEW, "spool {shown}: segment {segment:010}, bytes {from}..{to}: {reason}");
                 }
                 JournalEvent::SyncFailed { from, to, reason } => {
+                    self.meter.figures.write_failures += 1;
                     limited!(warn, FEW, "spool {shown}: sync failed from {from} to {to}: {reason}");
                 }
                 JournalEvent::Trouble { text } => {
@@ -344,8 +367,8 @@ mod tests {
         };
         let (journal, _) = Journal::open(&config, wire::journal::RealFs, Instant::now()).expect("opens");
         let (_poll, handover, handed) = crate::uplink::Sender::channel().expect("a poll");
-        let thread =
-            SpoolThread::start(directory.path(), journal, Pool::new(1 << 20), handover).expect("starts");
+        let thread = SpoolThread::start(directory.path(), journal, 64 << 20, Pool::new(1 << 20), handover)
+            .expect("starts");
         let ask = |request| thread.ask(request);
         ask(SpoolRequest::Append(block()));
         thread.fail();

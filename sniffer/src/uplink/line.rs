@@ -130,6 +130,7 @@ impl Sender {
     /// The line is lost, or was never had: says so once, and tries again later.
     pub(super) fn lose(&mut self, now: Instant, why: String) {
         let why = printable(&why);
+        self.line.handle_lost(now, self.uplink.is_streaming(), &why);
         if let Some(mut connection) = self.connection.take() {
             self.sent_on_closed += connection.bytes_sent_and_received().0;
             // The kernel would go on sending what the relay has not acknowledged, for minutes and
@@ -213,6 +214,7 @@ impl Sender {
             self.has_been_connected = true;
             self.last_failure = None;
             self.connected_at = Some(now);
+            self.line.handle_connected(now);
         }
         let is_held = self.detector.as_ref().is_some_and(FeedbackDetector::is_holding);
         loop {

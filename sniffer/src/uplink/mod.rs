@@ -3,12 +3,13 @@
 //! It takes what the packing threads hand over, keeps the connection to the relay, and sees to it
 //! that the packing threads never want for a buffer for long.
 
+mod figures;
 mod line;
 mod pacing;
 mod room;
 mod spooling;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
@@ -26,7 +27,6 @@ use wire::block::{Epoch, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
-use wire::ledger::Report;
 use wire::limited;
 use wire::log::FEW;
 use wire::message::Control;
@@ -36,6 +36,7 @@ use wire::text::printable;
 use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
 
+use self::figures::Line;
 use self::room::Room;
 use crate::config::Config;
 use crate::feedback::{FeedbackDetector, Verdict};
@@ -43,8 +44,10 @@ use crate::fleet::Fleet;
 use crate::handover::{Handed, Handover};
 use crate::losses::SharedLosses;
 use crate::read::ReadThread;
+use crate::snapshot::PackedTotals;
 use crate::spool::{Closed, Spool, SpoolReply};
 use crate::summary::Summary;
+use crate::tally::Tally;
 use crate::watchdog::{Figures, Watchdog};
 
 const HANDED: Token = Token(0);
@@ -150,7 +153,7 @@ pub struct Sender {
     heart: Heart,
     watch_at: Instant,
     handed_blocks: u64,
-    captured_packets: u64,
+    packed: PackedTotals,
     packing: Packing,
     marks_wanted: Arc<AtomicBool>,
     connection: Option<Connection>,
@@ -175,13 +178,12 @@ pub struct Sender {
     used_when_woken: usize,
     detector: Option<FeedbackDetector>,
     handed_bytes: u64,
-    captured_bytes: u64,
     sent_on_closed: u64,
     threads_running: usize,
     stop_at: Option<Instant>,
     failure: Option<String>,
-    names: BTreeMap<u32, String>,
-    reports: BTreeMap<u32, Report>,
+    tally: Tally,
+    line: Line,
 }
 
 impl Sender {
@@ -245,7 +247,7 @@ impl Sender {
             heart: Heart::from_environment(started),
             watch_at: started + WATCH_TIME,
             handed_blocks: 0,
-            captured_packets: 0,
+            packed: PackedTotals::default(),
             poll,
             handover,
             handed,
@@ -272,13 +274,12 @@ impl Sender {
             used_when_woken: 0,
             detector: if include_self { None } else { FeedbackDetector::new(config.block_timeout) },
             handed_bytes: 0,
-            captured_bytes: 0,
             sent_on_closed: 0,
             threads_running,
             stop_at: None,
             failure: None,
-            names: BTreeMap::new(),
-            reports: BTreeMap::new(),
+            tally: Tally::default(),
+            line: Line::new(started),
         })
     }
 
@@ -378,15 +379,15 @@ impl Sender {
                 Handed::Stream(key, description) => {
                     let announcement = description.announcement(key);
                     let names = || announcement.interfaces.join(",");
-                    self.names.insert(key.stream, description.file.clone().unwrap_or_else(names));
+                    self.tally.handle_stream(key.stream, description.file.clone().unwrap_or_else(names));
                     self.uplink.handle_announcement(announcement);
                 }
                 Handed::Block(block) => {
                     self.handed_bytes += block.bytes().len() as u64;
                     self.handed_blocks += 1;
-                    if block.header().kind == Kind::Packets {
-                        self.captured_packets += u64::from(block.header().packet_count);
-                        self.captured_bytes += u64::from(block.header().byte_count);
+                    self.packed.add(block.header());
+                    if block.header().end {
+                        self.tally.handle_end(block.header().key.stream);
                     }
                     // When blocks after it are spooled, it may be with the relay, and here no more.
                     if block.header().kind == Kind::Description
@@ -402,8 +403,8 @@ impl Sender {
                         self.uplink.handle_mark(stream, through_ns);
                     }
                 }
-                Handed::Report(stream, report) => {
-                    self.reports.insert(stream, report);
+                Handed::Report { stream, report, thread, ring } => {
+                    self.tally.handle_report(stream, &report, thread, ring);
                 }
                 Handed::Spool(reply) => match reply {
                     SpoolReply::Appended(is_written) => self.uplink.handle_appended(is_written),
@@ -470,7 +471,7 @@ impl Sender {
             detector.give_up(now); // finding out must not cost packets
         }
         let sent = self.connection.as_ref().map_or(0, |one| one.bytes_sent_and_received().0);
-        match detector.check(now, self.captured_bytes, self.sent_on_closed + sent) {
+        match detector.check(now, self.packed.captured_bytes, self.sent_on_closed + sent) {
             Verdict::Normal | Verdict::Hold => {}
             Verdict::Feedback { before, held } => {
                 let text = format!(
@@ -496,8 +497,7 @@ impl Sender {
         }
         let closed = self.close_spool();
         let summary = Summary {
-            names: std::mem::take(&mut self.names),
-            reports: std::mem::take(&mut self.reports),
+            tally: std::mem::take(&mut self.tally),
             lost: self.uplink.lost_in_all(),
             totals: self.uplink.totals(),
             unsettled_packets: if closed.is_some() { 0 } else { self.uplink.retained_packets() },

@@ -70,7 +70,7 @@ impl Sender {
         }
         let (unreceived_blocks, unsettled_blocks) = self.uplink.waiting_blocks();
         let figures = Figures {
-            captured_packets: self.captured_packets,
+            captured_packets: self.packed.packets,
             handed_blocks: self.handed_blocks,
             received_blocks: self.handed_blocks.saturating_sub(unreceived_blocks),
             settled_blocks: self.handed_blocks.saturating_sub(unsettled_blocks),

@@ -41,6 +41,8 @@ pub struct SendState {
     pub unanswered_probes: u8,
     /// Time since the peer last sent anything, be it an acknowledgement.
     pub silent: Duration,
+    /// TCP's smoothed round trip; zero before it has measured one.
+    pub round_trip: Duration,
 }
 
 /// How things stand; `None` where the system does not say.
@@ -52,6 +54,7 @@ pub fn send_state(stream: &TcpStream) -> Option<SendState> {
         unacknowledged_segments: info.unacked,
         unanswered_probes: info.probes,
         silent: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
+        round_trip: Duration::from_micros(info.rtt_us.into()),
     })
 }
 
@@ -95,7 +98,9 @@ mod linux {
         _last_ack_sent: u32,
         pub last_data_recv: u32,
         pub last_ack_recv: u32,
-        _metrics: [u32; 11],
+        _sizes: [u32; 2],
+        pub rtt_us: u32,
+        _metrics: [u32; 8],
         _rates: [u64; 2],
         pub bytes_acked: u64,
         _bytes_received: u64,
@@ -107,6 +112,7 @@ mod linux {
     const _: () = assert!(offset_of!(TcpInfo, probes) == 3);
     const _: () = assert!(offset_of!(TcpInfo, unacked) == 24);
     const _: () = assert!(offset_of!(TcpInfo, last_ack_recv) == 56);
+    const _: () = assert!(offset_of!(TcpInfo, rtt_us) == 68);
     const _: () = assert!(offset_of!(TcpInfo, bytes_acked) == 120);
     const _: () = assert!(offset_of!(TcpInfo, notsent_bytes) == 144);
     const _: () = assert!(size_of::<TcpInfo>() == 152);
@@ -182,5 +188,6 @@ mod tests {
         };
         let acknowledged = state.acknowledged_bytes - before.acknowledged_bytes;
         assert!(acknowledged > 0 && acknowledged + u64::from(state.unsent_bytes) <= written, "{state:?}");
+        assert!(state.round_trip > Duration::ZERO, "{state:?}");
     }
 }

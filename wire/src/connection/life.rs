@@ -177,6 +177,7 @@ mod tests {
         unacknowledged_segments: 0,
         unanswered_probes: 0,
         silent: Duration::ZERO,
+        round_trip: Duration::ZERO,
     };
 
     /// Looks each second from `from_s` on, until the line is dead or `until_s`; when it was.
@@ -203,8 +204,8 @@ mod tests {
             acknowledged_bytes: at_s / 5 * 30_000,
             unsent_bytes: 250_000,
             unacknowledged_segments: 20,
-            unanswered_probes: 0,
             silent: Duration::from_secs(at_s % 5),
+            ..IDLE
         };
         assert_eq!(dead_at(&mut life, start, 1..=300, true, slow), None);
         assert!(life.stalled_for(start + Duration::from_secs(300)) < Duration::from_secs(5));
@@ -215,6 +216,7 @@ mod tests {
             unacknowledged_segments: 0,
             unanswered_probes: u8::from(at_s % 120 == 0),
             silent: Duration::from_secs(at_s % 120),
+            ..IDLE
         };
         assert_eq!(dead_at(&mut life, start, 301..=2000, true, stopped), None);
         assert_eq!(life.stalled_for(start + Duration::from_secs(2000)), Duration::from_secs(1699));

@@ -443,6 +443,13 @@ impl Connection {
         if self.is_open() { self.life.stalled_for(now) } else { Duration::ZERO }
     }
 
+    /// TCP's smoothed round trip to the peer, asked of the system now; `None` where it does not say, or has
+    /// not measured one yet.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let state = acknowledged::send_state(self.transport.stream())?;
+        (state.round_trip > Duration::ZERO).then_some(state.round_trip)
+    }
+
     /// Other times than the defaults.
     pub fn set_times(&mut self, times: Times) {
         acknowledged::limit_probe_interval(self.transport.stream(), times.dead / 4);

@@ -2,7 +2,86 @@
 
 use super::*;
 
+/// A number of blocks, with what is in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Blocks, descriptions and reports among them.
+    pub blocks: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// Bytes of them, as they are sent.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Adds one block.
+    pub fn add(&mut self, block: &PackedBlock) {
+        self.blocks += 1;
+        self.packets += u64::from(block.header().packet_count);
+        self.bytes += block.bytes().len() as u64;
+    }
+}
+
+/// What is retained in memory, by how far it has come: each block waits, is unacknowledged or unsettled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// To be sent, or to be written to the spool.
+    pub waiting: Amount,
+    /// The part of that which came back from the spool, and is in there too until it is settled.
+    pub waiting_loaded: Amount,
+    /// Given to the present connection; the relay has not said that it has it.
+    pub unacknowledged: Amount,
+    /// The relay has it, and has not settled it.
+    pub unsettled: Amount,
+}
+
+/// How far the relay's clock is ahead of ours, measured by one question and its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// Relay's clock less ours, in ns: negative where the relay's is behind.
+    pub offset_ns: i64,
+    /// The truth is within so many ns of it: half the time that the answer took.
+    pub error_ns: u64,
+}
+
+impl ClockOffset {
+    /// Asked and answered on our clock, with the relay's in between; ns since 1970.
+    pub(super) fn of(asked_ns: u64, relay_ns: u64, answered_ns: u64) -> Self {
+        // A clock that was set back meanwhile: nothing took that long.
+        let error_ns = answered_ns.saturating_sub(asked_ns) / 2;
+        let offset_ns = i128::from(relay_ns) - i128::from(asked_ns.saturating_add(error_ns));
+        let clamped = offset_ns.clamp(i64::MIN.into(), i64::MAX.into());
+        Self { offset_ns: clamped as i64, error_ns }
+    }
+}
+
 impl Uplink {
+    /// What is retained in memory. Looks at each block: for once a second, not for each turn.
+    pub fn held(&self) -> Held {
+        let mut held = Held::default();
+        for stream in self.busy.iter().filter_map(|key| self.streams.get(key)) {
+            for one in &stream.retained {
+                let is_received = !stream.awaits_ack && one.sequence() < stream.received.next_sequence;
+                let amount = match (is_received, is_sent(one)) {
+                    (true, _) => &mut held.unsettled,
+                    (false, true) => &mut held.unacknowledged,
+                    (false, false) => &mut held.waiting,
+                };
+                amount.add(&one.block);
+                if !is_received && !is_sent(one) && matches!(one.place, Place::Loaded(_)) {
+                    held.waiting_loaded.add(&one.block);
+                }
+            }
+        }
+        held
+    }
+
+    /// How far the relay's clock is ahead of ours, as measured last: with each connection, and while
+    /// nothing is sent. `None` before the first.
+    pub fn clock_offset(&self) -> Option<ClockOffset> {
+        self.clock_offset
+    }
+
     /// Viewers that take these streams now, as the relay says.
     pub fn viewers(&self) -> u32 {
         self.takers.0

@@ -36,6 +36,7 @@ use crate::ledger::{Losses, Stage};
 use crate::message::{Announcement, Control, Cursor, Envelope, PROTOCOL, Role, StreamAck};
 use crate::secret::Secret;
 
+pub use figures::{Amount, ClockOffset, Held};
 use spool::Spool;
 pub use spool::{Evicted, Loaded, SpoolRequest};
 use stream::{Place, Retained, Stream, is_droppable};
@@ -119,6 +120,10 @@ pub struct UplinkTotals {
     pub sent_bytes: u64,
     /// Blocks sent again after a cut.
     pub resent_blocks: u64,
+    /// Packets in them.
+    pub resent_packets: u64,
+    /// Bytes of them.
+    pub resent_bytes: u64,
     /// Packets that the relay says it has.
     pub received_packets: u64,
     /// Packets that the relay has settled while they were retained here.
@@ -207,6 +212,9 @@ pub struct Uplink {
     backlog_in_flight_bytes: usize,
     is_pace_told: bool,
     window_bytes: Option<u64>,
+    /// When hello was said on the present connection, on the wall clock.
+    hello_ns: u64,
+    clock_offset: Option<ClockOffset>,
     /// Own streams that are to be succeeded.
     successions: BTreeSet<u32>,
     /// Streams of which something is retained here, or that go on. There may be very many of which the
@@ -247,6 +255,8 @@ impl Uplink {
             backlog_in_flight_bytes: 0,
             is_pace_told: false,
             window_bytes: None,
+            hello_ns: 0,
+            clock_offset: None,
             successions: BTreeSet::new(),
             busy: BTreeSet::new(),
             unreceived: BTreeSet::new(),
@@ -305,6 +315,7 @@ impl Uplink {
     pub fn handle_connected(&mut self, clock_ns: u64, now_ms: u64) {
         self.now_ms = now_ms;
         self.state = State::AwaitWelcome;
+        self.hello_ns = clock_ns;
         self.control.clear();
         self.live.clear();
         self.backlog.clear();
@@ -360,7 +371,7 @@ impl Uplink {
     /// A control message of the relay.
     pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), UplinkError> {
         match control {
-            Control::Welcome { protocol, .. } => {
+            Control::Welcome { protocol, clock_ns: relay_ns, .. } => {
                 if self.state != State::AwaitWelcome {
                     return Err(UplinkError::OutOfTurn { what: "a second welcome" });
                 }
@@ -368,6 +379,7 @@ impl Uplink {
                     return Err(UplinkError::Protocol { found: protocol });
                 }
                 self.state = State::Streaming;
+                self.clock_offset = Some(ClockOffset::of(self.hello_ns, relay_ns, clock_ns));
                 self.progress_ms = self.now_ms;
                 self.backlog_held_until = self.now_ms + BACKLOG_GRACE_MS;
                 for key in self.streams.keys().copied().collect::<Vec<_>>() {
@@ -387,6 +399,9 @@ impl Uplink {
             Control::Window { bytes } => self.window_bytes = Some(bytes),
             Control::Ping { clock_ns: ping_ns } => {
                 self.control.push_back(Control::Pong { ping_ns, clock_ns })
+            }
+            Control::Pong { ping_ns, clock_ns: relay_ns } => {
+                self.clock_offset = Some(ClockOffset::of(ping_ns, relay_ns, clock_ns));
             }
             Control::Error { reason } => return Err(UplinkError::Refused { reason }),
             _ => {}

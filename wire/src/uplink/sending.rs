@@ -33,7 +33,11 @@ impl Uplink {
         let backlog = lane == Lane::Backlog;
         let envelope = Envelope { resend: one.was_sent, backlog, replay: false };
         self.totals.sent_blocks += 1;
-        self.totals.resent_blocks += u64::from(one.was_sent);
+        if one.was_sent {
+            self.totals.resent_blocks += 1;
+            self.totals.resent_packets += u64::from(one.block.header().packet_count);
+            self.totals.resent_bytes += bytes.len() as u64;
+        }
         self.totals.sent_packets += u64::from(one.block.header().packet_count);
         self.totals.sent_bytes += bytes.len() as u64;
         self.totals.unsettled_sent_bytes += bytes.len();

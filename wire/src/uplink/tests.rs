@@ -91,6 +91,62 @@ fn blocks_are_kept_until_settled_and_resent_after_a_cut() {
 }
 
 #[test]
+fn what_is_held_is_told_by_how_far_it_has_come() {
+    let (mut packer, mut uplink) = (packer(), streaming(1 << 20));
+    for _ in 0..4 {
+        uplink.handle_block(block(&mut packer, 100));
+    }
+    let bytes = uplink.totals().retained_bytes as u64 / 4;
+    let amount = |blocks| Amount { blocks, packets: blocks, bytes: blocks * bytes };
+    let held = |waiting, unacknowledged, unsettled| Held {
+        waiting: amount(waiting),
+        unacknowledged: amount(unacknowledged),
+        unsettled: amount(unsettled),
+        ..Held::default()
+    };
+    assert_eq!(uplink.held(), held(4, 0, 0));
+    uplink.poll_data().expect("there is a line");
+    assert_eq!(uplink.held(), held(3, 1, 0));
+    sent(&mut uplink);
+    ack(&mut uplink, 3, 1).expect("plausible");
+    assert_eq!(uplink.held(), held(0, 1, 2));
+    // Nobody knows any more what the relay has, until it says so.
+    uplink.handle_disconnected(0);
+    assert_eq!(uplink.held(), held(3, 0, 0));
+    connect(&mut uplink);
+    ack(&mut uplink, 3, 1).expect("plausible");
+    assert_eq!(uplink.held(), held(1, 0, 2));
+    assert_eq!(sent(&mut uplink), [(3, true)]);
+    let totals = uplink.totals();
+    assert_eq!((totals.resent_blocks, totals.resent_packets, totals.resent_bytes), (1, 1, bytes));
+    ack(&mut uplink, 4, 4).expect("plausible");
+    assert_eq!(uplink.held(), Held::default());
+}
+
+#[test]
+fn the_relays_clock_is_measured_by_welcome_and_pong() {
+    let mut uplink = Uplink::new(config(1 << 20, false), 0);
+    assert_eq!(uplink.clock_offset(), None);
+    uplink.handle_connected(1_000, 0);
+    let mut welcome = welcome(PROTOCOL);
+    if let Control::Welcome { clock_ns, .. } = &mut welcome {
+        *clock_ns = 500;
+    }
+    uplink.handle_control(welcome, 1_200).expect("in turn");
+    assert_eq!(uplink.clock_offset(), Some(ClockOffset { offset_ns: -600, error_ns: 100 }));
+    // What a peer says is taken as it is, and does no harm.
+    for (pong_ns, offset_ns) in [(2_060, 30), (0, -2_030), (u64::MAX, i64::MAX)] {
+        let pong = Control::Pong { ping_ns: 2_000, clock_ns: pong_ns };
+        uplink.handle_control(pong, 2_060).expect("harmless");
+        assert_eq!(uplink.clock_offset(), Some(ClockOffset { offset_ns, error_ns: 30 }));
+    }
+    let pong = Control::Pong { ping_ns: u64::MAX, clock_ns: 7 };
+    uplink.handle_control(pong, 2_060).expect("harmless");
+    let offset = ClockOffset { offset_ns: i64::MIN, error_ns: 0 };
+    assert_eq!(uplink.clock_offset(), Some(offset));
+}
+
+#[test]
 fn beyond_memory_the_received_go_first_then_the_oldest_and_counted() {
     let (mut packer, mut uplink) = (packer(), streaming(3 * 1300));
     for _ in 0..3 {
