@@ -128,6 +128,10 @@ pub struct Args {
     #[arg(long)]
     pub include_self: bool,
 
+    /// No live line on a terminal, and no summary at the end.
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+
     /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,

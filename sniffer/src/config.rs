@@ -53,6 +53,8 @@ pub struct Config {
     pub spool: Option<(PathBuf, u64)>,
     /// Cap on the uplink, bytes a second.
     pub rate_bytes: Option<u64>,
+    /// No live line, no summary.
+    pub quiet: bool,
 }
 
 /// What is sent.
@@ -159,6 +161,7 @@ impl Config {
             block_timeout: args.block_timeout,
             spool: args.spool.clone().map(|directory| (directory, args.spool_size as u64)),
             rate_bytes: args.rate,
+            quiet: args.quiet,
         })
     }
 }

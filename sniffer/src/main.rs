@@ -16,6 +16,7 @@ mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
+mod show;
 #[allow(dead_code)] // until something shows it
 mod snapshot;
 mod spool;
@@ -186,7 +187,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
         .map_err(|error| failed(format!("poll: {error}")))?;
     wire::service::ready();
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
-    if let Some(summary) = end.summary {
+    if let Some(summary) = end.summary.filter(|_| !config.quiet) {
         wire::log::say(&summary.to_string());
     }
     match end.failure {
@@ -237,6 +238,7 @@ fn listen_to_signals(
                 stop.store(true, Ordering::Release);
             } else if stop.swap(true, Ordering::AcqRel) {
                 // Asked a second time: whoever asks knows that what is under way is lost.
+                wire::progress::abandon();
                 std::process::exit(1);
             }
             handover.wake();

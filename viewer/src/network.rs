@@ -36,6 +36,7 @@ use crate::ledger::{Lasting, Ledger, Line};
 use crate::output::say;
 use crate::progress::Progress;
 use crate::queue::{Item, Queue};
+use crate::show::{Figures, Show};
 use crate::tally::SharedTally;
 
 /// Most bytes of packed blocks that wait for the writer.
@@ -121,6 +122,8 @@ pub struct Network {
     failures: u32,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
+    show: Show,
+    is_closed: bool,
 }
 
 /// What goes on from one connection to the next.
@@ -184,6 +187,8 @@ impl Network {
             failures: 0,
             stop,
             reload,
+            show: Show::nothing(),
+            is_closed: false,
         })
     }
 
@@ -245,15 +250,47 @@ impl Network {
             }
             self.take_told();
             self.session.handle_timeout(now);
-            let deadline = [leave_at, ended_at].into_iter().flatten().min();
+            wire::log::turn(now);
+            self.look(now);
+            let deadline = [leave_at, ended_at, self.show.poll_timeout()].into_iter().flatten().min();
             if let Err(error) = self.turn(deadline) {
                 self.handle_cut(&error);
             }
         }
     }
 
+    /// A live line from now on, if standard error is a terminal.
+    pub fn show_line(&mut self) {
+        self.show.start();
+    }
+
+    /// The live line goes.
+    pub fn hide_line(&mut self) {
+        self.show.finish();
+    }
+
+    /// Shows where everything stands, when it is time.
+    pub fn look(&mut self, now: Instant) {
+        if !self.show.is_due(now) {
+            return;
+        }
+        let (received_packets, written_packets, lost_packets) =
+            self.session.ledger.totals(&self.tally.lock());
+        let figures = Figures {
+            received_packets,
+            written_packets,
+            lost_packets,
+            waiting_bytes: self.session.queue.waiting_bytes(),
+            streams: self.session.live.len(),
+            cut: self.session.cut_since.map(|since| now.saturating_duration_since(since)),
+            is_ending: self.is_closed,
+        };
+        self.show.look(now, &figures);
+    }
+
     /// Nothing is received any more: says goodbye, and settles what is still to be told.
     pub fn close(&mut self) {
+        self.is_closed = true;
         if let Link::Up { connection, progress, .. } = &mut self.link {
             let now = Instant::now();
             if let Some(messages) = progress.poll_last() {

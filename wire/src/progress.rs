@@ -1,7 +1,7 @@
 //! What goes on, as a live line at the bottom of a terminal. Where standard error is not a terminal, or one that can
 //! do nothing (TERM=dumb), not a byte of it is written.
 //!
-//! A thread of its own draws, five times a second at most: a terminal that is stopped, or at the end of a slow line, holds
+//! A thread of its own draws, four times a second at most, two for each frame: a terminal that is stopped, or at the end of a slow line, holds
 //! up nobody else. Lines that are written meanwhile go above it (see [`around`]).
 
 use std::collections::VecDeque;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between two frames.
-const FRAME_TIME: Duration = Duration::from_millis(200);
+const FRAME_TIME: Duration = Duration::from_millis(500);
 /// The text is cut where the terminal ends.
-const LINE: &str = "{wide_msg}";
-const BAR: &str = "[{bar:20}] {percent:>3}%, {eta} left: {wide_msg}";
+const LINE: &str = "{spinner} {wide_msg}";
+const BAR: &str = "[{bar:12}] {percent}%, {eta} left: {wide_msg}";
 /// What the drawing library may draw in a second; the thread draws less.
 const FRAMES_MAX: u8 = 20;
 /// A rate is that of the last so many frames.
-const RATE_FRAMES: usize = 10;
+const RATE_FRAMES: usize = 4;
 
 /// One picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,13 @@ pub fn around<R>(write: impl FnOnce() -> R) -> R {
     match bar {
         Some(bar) => bar.suspend(write),
         None => write(),
+    }
+}
+
+/// Takes the line away in a program that ends at once.
+pub fn abandon() {
+    if let Some(bar) = shown().take() {
+        bar.finish_and_clear();
     }
 }
 
@@ -114,6 +121,11 @@ impl Progress {
         Self { drawing: thread.ok().map(|thread| Drawing { board, thread }), due: Instant::now() }
     }
 
+    /// Whether there is a line at all.
+    pub fn is_shown(&self) -> bool {
+        self.drawing.is_some()
+    }
+
     /// Whether a new frame is wanted, a few times a second.
     pub fn is_due(&self, now: Instant) -> bool {
         self.drawing.is_some() && now >= self.due
@@ -168,11 +180,16 @@ fn draw(board: &Board, bar: &ProgressBar) {
             bar.reset_eta();
         }
         match frame {
-            Frame::Line(text) => bar.set_message(text),
-            Frame::Bar { done, whole, text } => {
-                bar.set_length(whole);
-                bar.set_position(done.min(whole));
+            Frame::Line(text) => {
                 bar.set_message(text);
+                bar.tick(); // the spinner turns
+            }
+            Frame::Bar { done, whole, text } => {
+                bar.set_message(text);
+                if bar.length() != Some(whole) {
+                    bar.set_length(whole);
+                }
+                bar.set_position(done.min(whole));
             }
         }
         let mut shown = shown();
@@ -187,7 +204,7 @@ fn draw(board: &Board, bar: &ProgressBar) {
 fn style(is_bar: bool) -> ProgressStyle {
     let template = if is_bar { BAR } else { LINE };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("=> ")
+    style.progress_chars("=> ").tick_chars("|/-\\ ")
 }
 
 /// Something that becomes less, as a bar shows it: from the most that there was, down to nothing.

@@ -42,7 +42,6 @@ impl Line {
 impl Sender {
     /// Where everything stands. Takes no lock that capture ever waits for, and makes one system call. Looks at each block in
     /// memory: for once or a few times a second.
-    #[allow(dead_code)] // until something shows it
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let fleet = match &self.packing {
             Packing::Live(fleet) => Some(fleet),

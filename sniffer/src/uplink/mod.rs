@@ -44,6 +44,7 @@ use crate::fleet::Fleet;
 use crate::handover::{Handed, Handover};
 use crate::losses::SharedLosses;
 use crate::read::ReadThread;
+use crate::show::Show;
 use crate::snapshot::PackedTotals;
 use crate::spool::{Closed, Spool, SpoolReply};
 use crate::summary::Summary;
@@ -184,6 +185,7 @@ pub struct Sender {
     failure: Option<String>,
     tally: Tally,
     line: Line,
+    show: Show,
 }
 
 impl Sender {
@@ -280,6 +282,7 @@ impl Sender {
             failure: None,
             tally: Tally::default(),
             line: Line::new(started),
+            show: Show::new(started, !config.quiet),
         })
     }
 
@@ -304,6 +307,7 @@ impl Sender {
             self.free_memory();
             self.watch_feedback(now);
             self.watch(now);
+            self.look(now);
             if self.is_done(now) {
                 break;
             }
@@ -364,6 +368,9 @@ impl Sender {
         }
         // What is not sent by `stop_at` is spooled until `spool_until`.
         for at in [self.spool_until.or(self.stop_at), Some(self.watch_at)].into_iter().flatten() {
+            until = until.min(at.max(now));
+        }
+        if let Some(at) = self.show.poll_timeout() {
             until = until.min(at.max(now));
         }
         if let Some(detector) = &self.detector {
@@ -487,8 +494,21 @@ impl Sender {
         }
     }
 
+    /// Shows where everything stands, when it is time.
+    fn look(&mut self, now: Instant) {
+        if self.show.is_due(now) {
+            let snapshot = self.snapshot(now);
+            let file = match &self.packing {
+                Packing::File(file) => Some((file.progress(), self.uplink.viewers())),
+                Packing::Live(_) => None,
+            };
+            self.show.look(now, &snapshot, file);
+        }
+    }
+
     /// Closes the connection in order, and sums up.
     fn finish(mut self) -> End {
+        self.show.finish();
         self.take_handed();
         if let Some(connection) = &mut self.connection {
             let now = Instant::now();
