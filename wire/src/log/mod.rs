@@ -88,7 +88,7 @@ impl fmt::Display for Level {
 /// written is left out, and nothing else fails.
 pub fn start(format: Format, level: Level) {
     let asked = std::env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
-    let parsed = asked.as_ref().map(|asked| EnvFilter::try_new(asked));
+    let parsed = asked.as_ref().map(EnvFilter::try_new);
     let is_wrong = matches!(parsed, Some(Err(_)));
     let filter = parsed.and_then(Result::ok).unwrap_or_else(|| EnvFilter::new(level.to_string()));
     // tungstenite would log payloads at its lowest level: captured traffic does not belong there. What
