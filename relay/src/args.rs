@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use wire::admin::parse_address;
 use wire::connection::Origin;
-use wire::log::Format;
+use wire::log::{Format, Level};
 use wire::units::parse_size;
 
 use crate::init::InitArgs;
@@ -90,9 +90,14 @@ pub struct Args {
     #[arg(long, requires = "admin")]
     pub insecure_admin: bool,
 
-    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
+    /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+
+    /// Least important log lines that are written: error, warn, info, debug or trace. RUST_LOG, where
+    /// it is set, says it instead.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: Level,
 }
 
 /// What the relay does besides forwarding.

@@ -18,6 +18,7 @@ mod peer;
 mod private_file;
 mod rights;
 mod shell;
+mod summary;
 mod token_command;
 mod worker;
 
@@ -34,6 +35,7 @@ use tracing::{error, info, warn};
 use wire::admin::{Admin, AdminError};
 use wire::block::Epoch;
 use wire::clock::wall_s;
+use wire::log;
 use wire::pool::Pool;
 use wire::service;
 
@@ -43,6 +45,7 @@ use gate::{Gate, Origins};
 use inbox::Inboxes;
 use overseer::Overseer;
 use rights::Rights;
+use summary::Board;
 use worker::{Shared, Worker};
 
 fn main() -> ExitCode {
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, "info");
+    log::start(args.log_format, args.log_level);
     match &args.command {
         Some(Command::Init(args)) => return init::run(args),
         Some(Command::Token { action }) => return token_command::run(action),
@@ -67,7 +70,9 @@ fn main() -> ExitCode {
         Ok(rights) => Arc::new(rights),
         Err(text) => return fail(2, &settings.locate(&text)),
     };
-    match run(&config, settings, rights) {
+    let result = run(&config, settings, rights);
+    log::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => fail(1, &text),
     }
@@ -85,7 +90,7 @@ fn mistakes(settings: &Settings<Args>) -> Vec<String> {
 
 /// Says why the program ends without success, and with which status.
 fn fail(status: u8, text: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr().lock(), "relay: {text}"); // nobody may be there to read it
+    log::complain(&format!("relay: {text}"));
     ExitCode::from(status)
 }
 
@@ -132,6 +137,7 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
         gate: changeable.gate.clone(),
         rights: Arc::clone(&rights),
         origins: changeable.origins.clone(),
+        board: Arc::new(Board::new(config.workers)),
     };
     let mut workers = Vec::new();
     for (index, receiver) in receivers.into_iter().enumerate() {

@@ -142,9 +142,7 @@ pub fn start<A: Parser>(check: impl FnOnce(&Settings<A>) -> Vec<String>) -> Resu
 }
 
 fn refuse(lines: impl Iterator<Item = String>) -> ExitCode {
-    for line in lines {
-        let _ = writeln!(std::io::stderr().lock(), "{line}"); // nobody may be there to read it
-    }
+    lines.for_each(|line| wire::log::complain(&line));
     ExitCode::from(2)
 }
 

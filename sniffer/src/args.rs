@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use wire::admin::parse_address;
-use wire::log::Format;
+use wire::log::{Format, Level};
 use wire::units::{parse_rate, parse_size, parse_time};
 
 use crate::journal_command::JournalAction;
@@ -140,9 +140,18 @@ pub struct Args {
     #[arg(long, requires = "admin")]
     pub insecure_admin: bool,
 
-    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default info).
+    /// No live line on a terminal, and no summary at the end.
+    #[arg(short = 'q', long)]
+    pub quiet: bool,
+
+    /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+
+    /// Least important log lines that are written: error, warn, info, debug or trace. RUST_LOG, where
+    /// it is set, says it instead.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: Level,
 }
 
 /// What the sniffer does besides capturing.

@@ -56,6 +56,8 @@ pub struct Config {
     pub rate_bytes: Option<u64>,
     /// Where the admin port is.
     pub admin: Option<SocketAddr>,
+    /// No live line, no summary.
+    pub quiet: bool,
 }
 
 /// What is sent.
@@ -165,6 +167,7 @@ impl Config {
             spool: args.spool.clone().map(|directory| (directory, args.spool_size as u64)),
             rate_bytes: args.rate,
             admin: args.admin,
+            quiet: args.quiet,
         })
     }
 }

@@ -17,6 +17,7 @@ mod losses;
 mod read;
 #[allow(dead_code)] // the ring's whole interface: capture uses most of it, the tests the rest
 mod ring;
+mod show;
 mod snapshot;
 mod spool;
 mod summary;
@@ -27,7 +28,6 @@ mod totals;
 mod uplink;
 mod watchdog;
 
-use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, "info");
+    wire::log::start(args.log_format, args.log_level);
     if let Some(Command::Journal { action }) = &args.command {
         return journal_command::run(action);
     }
@@ -74,7 +74,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(2, &settings.locate(&text(&error))),
     };
-    match run(&config, settings) {
+    let result = run(&config, settings);
+    wire::log::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { status, text }) => fail(status, &text),
     }
@@ -194,8 +196,8 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     }
     wire::service::ready();
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
-    if let Some(summary) = end.summary {
-        say(&summary.to_string());
+    if let Some(summary) = end.summary.filter(|_| !config.quiet) {
+        wire::log::say(&summary.to_string());
     }
     match end.failure {
         None => Ok(()),
@@ -245,6 +247,7 @@ fn listen_to_signals(
                 stop.store(true, Ordering::Release);
             } else if stop.swap(true, Ordering::AcqRel) {
                 // Asked a second time: whoever asks knows that what is under way is lost.
+                wire::progress::abandon();
                 std::process::exit(1);
             }
             handover.wake();
@@ -310,11 +313,6 @@ pub fn text(error: &dyn std::error::Error) -> String {
 }
 
 fn fail(status: u8, text: &str) -> ExitCode {
-    say(&format!("sniffer: {text}"));
+    wire::log::complain(&format!("sniffer: {text}"));
     ExitCode::from(status)
-}
-
-/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

@@ -5,20 +5,21 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bpf::{FilterError, Program};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
-use tracing::warn;
 use wire::Interface;
 use wire::block::{Kind, StreamKey};
 use wire::capture_file::{CaptureFileError, CaptureReader, Item, Packet};
 use wire::clock::wall_ns;
 use wire::description::{Description, JSON_BYTES_MAX};
 use wire::ledger::{InterfaceTotals, Report};
+use wire::limited;
+use wire::log::FEW;
 use wire::pack::{PackError, Packer};
 
 use crate::capture::{CaptureConfig, Output};
@@ -94,8 +95,19 @@ fn shown(path: Option<&Path>) -> String {
     path.map_or("standard input".to_owned(), |path| path.display().to_string())
 }
 
+/// How far a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileProgress {
+    /// So many bytes are read...
+    pub read_bytes: u64,
+    /// ... of so many; `None` where nobody knows, as of a pipe.
+    pub whole_bytes: Option<u64>,
+}
+
 /// A file that is being sent.
 pub struct ReadThread {
+    read_bytes: Arc<AtomicU64>,
+    whole_bytes: Option<u64>,
     pace: Pace,
     wakeup: Wakeup,
     thread: Option<JoinHandle<()>>,
@@ -116,7 +128,11 @@ impl ReadThread {
         let wait = matches!(config.source, Source::File { wait: true, .. });
         let is_begun = Arc::new(AtomicBool::new(false));
         let (timeout, begun) = (capture.block_timeout, Arc::clone(&is_begun));
-        let input = Input { file: opened.file, timeout, is_begun: begun };
+        let metadata = opened.file.metadata().ok().filter(|one| one.is_file() && one.len() > 0);
+        let whole_bytes = metadata.map(|metadata| metadata.len());
+        let read_bytes = Arc::new(AtomicU64::new(0));
+        let input =
+            Input { file: opened.file, timeout, is_begun: begun, read_bytes: Arc::clone(&read_bytes) };
         let file = path.map_or("-".to_owned(), |path| {
             let name = path.file_name().unwrap_or(path.as_os_str());
             name.to_string_lossy().into_owned()
@@ -167,12 +183,17 @@ impl ReadThread {
                 handover.send(Handed::Ended(result));
             })
             .map_err(ReadError::Thread)?;
-        Ok(Self { pace, wakeup, thread: Some(thread) })
+        Ok(Self { read_bytes, whole_bytes, pace, wakeup, thread: Some(thread) })
     }
 
     /// What the uplink has let go of, and who takes it.
     pub fn update(&self, settled_bytes: u64, viewers: u32, window_bytes: Option<u64>) {
         self.pace.update(settled_bytes, viewers, window_bytes);
+    }
+
+    /// How far it is read.
+    pub fn progress(&self) -> FileProgress {
+        FileProgress { read_bytes: self.read_bytes.load(Ordering::Relaxed), whole_bytes: self.whole_bytes }
     }
 
     /// A buffer may be free again.
@@ -205,6 +226,7 @@ struct Input {
     file: File,
     timeout: Duration,
     is_begun: Arc<AtomicBool>,
+    read_bytes: Arc<AtomicU64>,
 }
 
 impl Read for Input {
@@ -216,7 +238,11 @@ impl Read for Input {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout)? {
             0 => Err(ErrorKind::WouldBlock.into()),
-            _ => self.file.read(out),
+            _ => {
+                let count = self.file.read(out)?;
+                self.read_bytes.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(count)
+            }
         }
     }
 }
@@ -413,7 +439,7 @@ impl Sending {
         self.handover.wake();
         let mut fds = [PollFd::new(self.wakeup.as_fd(), PollFlags::POLLIN)];
         if let Err(error) = poll(&mut fds, PollTimeout::from(50u8)) {
-            warn!("poll: {error}");
+            limited!(warn, FEW, "poll: {error}");
         }
         self.wakeup.clear();
     }

@@ -15,6 +15,7 @@ use tests::samples::noise;
 use tests::strangers::{flood, say};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use wire::log::FEW;
 use wire::message::{Control, Role, SUBPROTOCOL};
 
 const ADDRESS: (&str, u16) = ("10.9.0.1", 9440);
@@ -229,7 +230,6 @@ fn is_bounded(arguments: &[&str], room: usize, text: &str) {
     };
     let inside: Vec<Process> = (0..room).map(|number| further(&site, number)).collect();
     site.relay.await_lines("subscription begins", 1 + room, tests::process::DEADLINE);
-    // The relay says ten such lines a second, and strangers were just cut off.
     eventually("a refusal", || {
         assert_eq!(site.list("viewer.token").len(), 0, "let in");
         if site.relay.said().contains(text) { Ok(()) } else { Err(site.relay.said()) }
@@ -412,12 +412,15 @@ fn garbage_within_tls_closes_itself_alone() {
         ("no token", behind(&frame(TEXT, &hello, true)), "access denied", "neither token nor certificate"),
         ("pings before the hello", behind(&pings), "no hello within 10 s", "no hello within 10 s"),
     ];
-    for (what, bytes, told, logged) in &cases {
+    for (number, (what, bytes, told, logged)) in cases.iter().enumerate() {
         let answer = say(&site.bench.there, ADDRESS, &sources[0], bytes);
         let answer = String::from_utf8_lossy(&answer);
         eprintln!("{what}: {}", answer.escape_debug());
         assert!(answer.contains(told), "{what}: no {told:?} in {answer}");
-        site.relay.await_line(logged);
+        // Of the lines of strangers the first few are written; of those who cannot prove themselves, too.
+        if number + 1 < FEW as usize || *told == "access denied" {
+            site.relay.await_line(logged);
+        }
     }
     // Good messages with a bit turned, one in each of a hundred.
     let good = behind(&frame(TEXT, &hello, true));

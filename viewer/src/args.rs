@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use wire::log::Format;
+use wire::log::{Format, Level};
 use wire::units::parse_time;
 
 /// Takes packets from a relay and writes them as pcapng: viewer | wireshark -k -i -
@@ -76,11 +76,16 @@ pub struct Args {
     #[arg(long, requires = "list")]
     pub json: bool,
 
-    /// No summary at the end.
+    /// No live line on a terminal, and no summary at the end.
     #[arg(short = 'q', long)]
     pub quiet: bool,
 
-    /// How log lines look on standard error: text or json. RUST_LOG sets the level (default warn).
+    /// How log lines look on standard error: text or json.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: Format,
+
+    /// Least important log lines that are written: error, warn, info, debug or trace. RUST_LOG, where
+    /// it is set, says it instead.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: Level,
 }

@@ -19,6 +19,7 @@ mod network;
 mod output;
 mod progress;
 mod queue;
+mod show;
 mod summary;
 mod tally;
 mod unpack;
@@ -38,7 +39,7 @@ use wire::text::io_text;
 use args::Args;
 use config::{Config, Target};
 use network::{End, Network};
-use output::{Output, Stop, say};
+use output::{Output, Stop, complain, say};
 use tally::SharedTally;
 use writer::Writer;
 
@@ -55,19 +56,20 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    wire::log::start(settings.args.log_format, "warn");
+    wire::log::start(settings.args.log_format, settings.args.log_level);
     let config = match Config::new(&settings.args, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(error) => {
-            say(&settings.locate(&error.to_string()));
+            complain(&settings.locate(&error.to_string()));
             return ExitCode::from(2);
         }
     };
     let result = if config.list { show_list(&config, settings) } else { view(&config, settings) };
+    wire::log::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            say(&text);
+            complain(&text);
             ExitCode::FAILURE
         }
     }
@@ -89,6 +91,10 @@ fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
     // INVARIANT: the file is not touched before the relay has answered, so that a typing mistake
     // in its address costs nobody a capture.
     let output = Output::open(&config.target).map_err(|error| output_error(config, &error))?;
+    // Where packets go to a terminal, a line would go between them.
+    if !config.quiet && !output.is_terminal() {
+        network.show_line();
+    }
     let writer = Writer::new(config, output, network.queue(), tally.clone());
     let (sender, written) = channel();
     std::thread::spawn(move || {
@@ -113,6 +119,7 @@ fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
             Err(RecvTimeoutError::Disconnected) => return Err("the writer panicked".to_owned()),
             Err(RecvTimeoutError::Timeout) => {}
         }
+        network.look(Instant::now());
         if give_up_at.is_none() && stop.load(Ordering::Acquire) {
             let (drain_until, give_up) = interrupted_at(Instant::now());
             network.queue().close(Some(drain_until));
@@ -124,6 +131,7 @@ fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
         }
     };
     network.take_told();
+    network.hide_line();
     if !config.quiet {
         for line in summary::summary(&network.lines(), &tally.lock().interface_drops) {
             say(&line);
@@ -195,6 +203,7 @@ fn obey_signals(
             } else if signal == SIGHUP {
                 stop.store(true, Ordering::Release); // it may be told more than once
             } else if stop.swap(true, Ordering::AcqRel) {
+                wire::progress::abandon();
                 std::process::exit(128 + signal);
             }
             let _ = waker.wake(); // the next tick makes up for it

@@ -24,6 +24,8 @@ use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUr
 use wire::credentials::{CredentialFiles, Credentials};
 use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
+use wire::limited;
+use wire::log::{FEW, SOME};
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
 use wire::text::{io_text, printable};
@@ -34,6 +36,7 @@ use crate::ledger::{Lasting, Ledger, Line};
 use crate::output::say;
 use crate::progress::Progress;
 use crate::queue::{Item, Queue};
+use crate::show::{Figures, Show};
 use crate::tally::SharedTally;
 
 /// Most bytes of packed blocks that wait for the writer.
@@ -119,6 +122,8 @@ pub struct Network {
     failures: u32,
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
+    show: Show,
+    is_closed: bool,
 }
 
 /// What goes on from one connection to the next.
@@ -182,6 +187,8 @@ impl Network {
             failures: 0,
             stop,
             reload,
+            show: Show::nothing(),
+            is_closed: false,
         })
     }
 
@@ -243,15 +250,47 @@ impl Network {
             }
             self.take_told();
             self.session.handle_timeout(now);
-            let deadline = [leave_at, ended_at].into_iter().flatten().min();
+            wire::log::turn(now);
+            self.look(now);
+            let deadline = [leave_at, ended_at, self.show.poll_timeout()].into_iter().flatten().min();
             if let Err(error) = self.turn(deadline) {
                 self.handle_cut(&error);
             }
         }
     }
 
+    /// A live line from now on, if standard error is a terminal.
+    pub fn show_line(&mut self) {
+        self.show.start();
+    }
+
+    /// The live line goes.
+    pub fn hide_line(&mut self) {
+        self.show.finish();
+    }
+
+    /// Shows where everything stands, when it is time.
+    pub fn look(&mut self, now: Instant) {
+        if !self.show.is_due(now) {
+            return;
+        }
+        let (received_packets, written_packets, lost_packets) =
+            self.session.ledger.totals(&self.tally.lock());
+        let figures = Figures {
+            received_packets,
+            written_packets,
+            lost_packets,
+            waiting_bytes: self.session.queue.waiting_bytes(),
+            streams: self.session.live.len(),
+            cut: self.session.cut_since.map(|since| now.saturating_duration_since(since)),
+            is_ending: self.is_closed,
+        };
+        self.show.look(now, &figures);
+    }
+
     /// Nothing is received any more: says goodbye, and settles what is still to be told.
     pub fn close(&mut self) {
+        self.is_closed = true;
         if let Link::Up { connection, progress, .. } = &mut self.link {
             let now = Instant::now();
             if let Some(messages) = progress.poll_last() {
@@ -334,20 +373,22 @@ impl Network {
             };
             let full_time = self.session.full_since.take().map(|since| now.duration_since(since));
             match full_time.filter(|time| *time >= STALL_TIME) {
-                Some(time) => say(&format!(
+                Some(time) => limited!(
+                    by say,
+                    FEW,
                     "{relay}: connection lost: {text}; nothing was read for {} s, since the reader of the output does \
                      not read; connecting again when it does",
                     time.as_secs()
-                )),
-                None => say(&format!("{relay}: connection lost: {text}; connecting again")),
+                ),
+                None => limited!(by say, FEW, "{relay}: connection lost: {text}; connecting again"),
             }
             self.session.cut_since = Some(now);
             self.session.cut_text = refusal.unwrap_or(text);
         } else if let Some(reason) = refusal.filter(|reason| *reason != self.session.cut_text) {
-            say(&format!("{relay}: the relay refused: {reason}; trying again"));
+            limited!(by say, FEW, "{relay}: the relay refused: {reason}; trying again");
             self.session.cut_text = reason;
         } else {
-            debug!("{relay}: {error}");
+            limited!(debug, FEW, "{relay}: {error}");
         }
         let time = backoff(self.failures, RandomState::new().build_hasher().finish());
         self.failures = self.failures.saturating_add(1);
@@ -550,13 +591,13 @@ impl Session {
                 }
                 Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
                 Event::Missing(key, losses) => {
-                    debug!("stream {key}: missing {}", losses.text());
+                    limited!(debug, SOME, "stream {key}: missing {}", losses.text());
                     self.ledger.handle_missing(key, &losses);
                     Item::Missing(key, losses)
                 }
                 Event::Ended(key, reason) => {
                     if let Some(reason) = &reason {
-                        info!("stream {key}: ended: {}", printable(reason));
+                        limited!(info, SOME, "stream {key}: ended: {}", printable(reason));
                     }
                     self.live.remove(&key);
                     if self.live.is_empty() {
@@ -606,7 +647,7 @@ impl Session {
         self.is_subscribed = true;
         if let Some(since) = self.cut_since.take() {
             let away = now.duration_since(since).as_secs_f64();
-            say(&format!("{}: connected again after {away:.1} s", self.relay_text));
+            limited!(by say, FEW, "{}: connected again after {away:.1} s", self.relay_text);
             self.absent_until = Some(now + ABSENT_TIME);
         }
     }

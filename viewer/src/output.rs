@@ -5,7 +5,7 @@
 //! line feed, and packets are not lines.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,6 +36,11 @@ impl Output {
             Target::Stdout => stdout_file()?,
         };
         Ok(Self { file })
+    }
+
+    /// Whether a person looks at it.
+    pub fn is_terminal(&self) -> bool {
+        self.file.is_terminal()
     }
 
     /// Writes all of `bytes`.
@@ -111,9 +116,14 @@ fn create(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Writes a line to standard error. Nobody may be there to read it: that is no reason to fail.
+/// Writes to standard error why the program ends without success.
+pub fn complain(line: &str) {
+    wire::log::complain(&format!("viewer: {line}"));
+}
+
+/// Writes a line to standard error.
 pub fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "viewer: {line}");
+    wire::log::say(&format!("viewer: {line}"));
 }
 
 #[cfg(test)]

@@ -110,6 +110,11 @@ impl Queue {
         !state.is_starved
     }
 
+    /// Bytes that wait for the writer.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.lock().bytes as u64
+    }
+
     /// Adds an item.
     pub fn push(&self, item: Item) {
         let mut state = self.lock();

@@ -38,6 +38,7 @@ pub mod pack;
 pub mod pcapng;
 pub mod pool;
 pub mod process;
+pub mod progress;
 pub mod secret;
 pub mod service;
 pub mod text;

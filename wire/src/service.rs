@@ -63,7 +63,7 @@ fn notify(state: State) {
     };
     // A manager that cannot be reached finds out by itself, from what it does not hear.
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::debug!("NOTIFY_SOCKET: {error}");
+        crate::limited!(debug, crate::log::FEW, "NOTIFY_SOCKET: {error}");
     }
 }
 

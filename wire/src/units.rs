@@ -91,6 +91,44 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// A count for people: `1,234,567`.
+pub fn format_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Packets in a time, as a rate for people: `950 pps`, `98.2 kpps`, `1.2 Mpps`.
+pub fn format_rate(packets: u64, time: Duration) -> String {
+    let rate = packets as f64 / time.as_secs_f64().max(0.001);
+    match rate {
+        rate if rate < 10.0 && packets > 0 => format!("{rate:.1} pps"),
+        rate if rate < 999.5 => format!("{rate:.0} pps"),
+        rate if rate < 999_950.0 => format!("{:.1} kpps", rate / 1e3),
+        rate => format!("{:.1} Mpps", rate / 1e6),
+    }
+}
+
+/// A time for people, of its largest unit or two: `45 s`, `12 min`, `3 h 5 min`, `2 d 7 h`.
+pub fn format_time(time: Duration) -> String {
+    let pair = |large: u64, unit: &str, small: u64, part: &str| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {part}"),
+    };
+    match time.as_secs() {
+        seconds if seconds < 60 => format!("{seconds} s"),
+        seconds if seconds < 3600 => format!("{} min", seconds / 60),
+        seconds if seconds < 86_400 => pair(seconds / 3600, "h", seconds / 60 % 60, "min"),
+        seconds => pair(seconds / 86_400, "d", seconds / 3600 % 24, "h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +161,35 @@ mod tests {
         assert_eq!(format_bytes(999), "999 B");
         assert_eq!(format_bytes(65_536), "64.0 KiB");
         assert_eq!(format_bytes(5 << 30), "5.0 GiB");
+    }
+
+    #[test]
+    fn counts_rates_and_times_are_written_for_people() {
+        for (count, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(format_count(count), text);
+        }
+        let minute = Duration::from_secs(60);
+        let rates = [
+            (0, "0 pps"),
+            (90, "1.5 pps"),
+            (57_000, "950 pps"),
+            (59_999, "1.0 kpps"),
+            (5_892_000, "98.2 kpps"),
+        ];
+        for (packets, text) in rates.into_iter().chain([(59_999_999, "1.0 Mpps"), (72_000_000, "1.2 Mpps")]) {
+            assert_eq!(format_rate(packets, minute), text);
+        }
+        assert_eq!(format_rate(1, Duration::ZERO), "1.0 kpps", "no division by zero");
+        let times = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3600, "1 h"),
+            (11_100, "3 h 5 min"),
+            (198_000, "2 d 7 h"),
+        ];
+        for (seconds, text) in times {
+            assert_eq!(format_time(Duration::from_secs(seconds)), text);
+        }
     }
 }

@@ -21,7 +21,7 @@ impl Worker {
         let _ = socket2::SockRef::from(&stream.as_fd()).set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(stream, Token(id as usize), interest) {
-            warn!("{}: cannot be polled: {error}", newcomer.address);
+            limited!(warn, FEW, "{}: cannot be polled: {error}", newcomer.address);
             return;
         }
         let (role, from) = (newcomer.role.clone(), newcomer.admission.address());
@@ -53,7 +53,7 @@ impl Worker {
         }
         let owner = self.peers.get(&id).map(Peer::owner).filter(|_| self.rights.asks());
         let owner = owner.map(|owner| format!(" as {}", owner.escape_debug())).unwrap_or_default();
-        info!("{title} connected{owner}");
+        limited!(info, SOME, "{title} connected{owner}");
         self.send_control(id, &self.welcome(&[]));
     }
 
@@ -210,13 +210,13 @@ impl Worker {
         if peer.role == Role::Stranger && !std::mem::replace(&mut peer.has_failed, true) {
             self.entrance.count_failure(&fault);
         }
-        let (mut code, mut log_only) = (POLICY_VIOLATION, String::new());
+        let (mut code, mut denied) = (POLICY_VIOLATION, None);
         // It is told once, and closes the connection before it is.
         let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) => (reason, true),
             Fault::Denied(why) => {
-                log_only = format!(": {why}");
+                denied = Some(why);
                 ("access denied".to_owned(), true)
             }
             Fault::Left(reason) => (format!("it said: {}", reason.escape_debug()), false),
@@ -233,8 +233,15 @@ impl Worker {
         // It may repeat what the peer sent, up to a whole message: neither the log nor the peer gets that.
         let reason = printable(&reason);
         let is_news = !was_closing || is_tls || matches!(peer.role, Role::Stranger) && can_be_told;
-        if is_news && let Some(held_back) = self.limit.pass(now) {
-            info!("{}: {reason}{}{held_back}", peer.title(), printable(&log_only));
+        if is_news {
+            // What one kind is held back for does not hide another: strangers those who are known, noise those who try.
+            match (&denied, &peer.role) {
+                (Some(why), _) => {
+                    limited!(info, FEW, "{}: {reason}: {}", peer.title(), printable(why));
+                }
+                (None, Role::Stranger) => limited!(info, FEW, "{}: {reason}", peer.title()),
+                (None, _) => limited!(info, SOME, "{}: {reason}", peer.title()),
+            }
         }
         if is_tls && peer.role == Role::Stranger {
             self.attempts.count();

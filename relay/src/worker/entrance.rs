@@ -35,10 +35,8 @@ impl Worker {
             let Some(listener) = self.listener.as_ref().filter(|_| self.accepting) else { return };
             match listener.accept() {
                 Ok((stream, address)) => {
-                    if let Err(text) = self.let_in(stream, address, now)
-                        && let Some(held_back) = self.limit.pass(now)
-                    {
-                        warn!("connection from {address} refused: {text}{held_back}");
+                    if let Err(text) = self.let_in(stream, address, now) {
+                        limited!(warn, FEW, "connection from {address} refused: {text}");
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = false,
@@ -46,9 +44,7 @@ impl Worker {
                     // Out of descriptors, or a connection that ended before it was accepted: the
                     // next tick tries again.
                     self.accepting = false;
-                    if let Some(held_back) = self.limit.pass(now) {
-                        warn!("a connection could not be accepted: {error}{held_back}");
-                    }
+                    limited!(warn, FEW, "a connection could not be accepted: {error}");
                 }
             }
         }
@@ -252,7 +248,11 @@ impl Worker {
         added.map_err(|error| Fault::Peer(error.to_string()))?;
         let what = selection_text(&selection);
         let (who, from) = (peer.owner(), &peer.address);
-        info!(target: "audit", ?who, %from, %what, "audit: subscription begins");
+        // An audit is whole: whoever is in it was let in by name. Where nobody is asked, anybody could fill the disk.
+        match self.rights.asks() {
+            true => info!(target: "audit", ?who, %from, %what, "audit: subscription begins"),
+            false => limited!(info, SOME, "{from}: subscription begins: {what}"),
+        }
         peer.subscription = Some((selection, now));
         Ok(())
     }
@@ -267,6 +267,13 @@ impl Worker {
         let delivered = self.hub.delivered(PeerId(id));
         let (packets, captured_bytes) = (delivered.packets, delivered.captured_bytes);
         let (sent_bytes, _) = peer.connection.bytes_sent_and_received();
+        if !self.rights.asks() {
+            return limited!(
+                info,
+                SOME,
+                "{from}: subscription ends after {seconds} s, {packets} packets: {why}"
+            );
+        }
         info!(
             target: "audit",
             ?who, %from, %what, seconds, packets, captured_bytes, sent_bytes, %why, "audit: subscription ends"

@@ -19,11 +19,13 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use tracing::{debug, info, warn};
+use tracing::info;
 use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
 use wire::clock::{wall_ns, wall_s};
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
+use wire::limited;
+use wire::log::{self, FEW, SOME};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
 use wire::pool::Pool;
 use wire::secret::Secret;
@@ -34,9 +36,9 @@ use crate::config::Config;
 use crate::figures::Entrance;
 use crate::gate::{self, Admission, Attempts, Gate, Origins, Refusal};
 use crate::inbox::{Inbox, Inboxes, Note, WAKE};
-use crate::limit::LogLimit;
 use crate::peer::{Newcomer, Peer, Role};
 use crate::rights::{Rights, Who};
+use crate::summary::{Board, Figures, Summary};
 
 /// The close code of a peer that may not do what it does (RFC 6455, section 7.4.1).
 const POLICY_VIOLATION: u16 = 1008;
@@ -95,6 +97,8 @@ pub struct Shared {
     pub rights: Arc<Rights>,
     /// Origins of web pages that may connect.
     pub origins: Origins,
+    /// What all of them did.
+    pub board: Arc<Board>,
 }
 
 /// One reactor.
@@ -137,13 +141,13 @@ pub struct Worker {
     /// Workers for which blocks wait here.
     worker_data: Vec<bool>,
     started: Instant,
-    limit: LogLimit,
+    board: Arc<Board>,
 }
 
 impl Worker {
     /// A worker that has no connections yet.
     pub fn new(index: usize, config: &Config, shared: Shared, inbox: Inbox) -> Self {
-        let Shared { instance, pool, inboxes, gate, rights, origins } = shared;
+        let Shared { instance, pool, inboxes, gate, rights, origins, board } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
@@ -181,7 +185,7 @@ impl Worker {
             wake: vec![false; workers],
             worker_data: vec![false; workers],
             started: Instant::now(),
-            limit: LogLimit::new(),
+            board,
         }
     }
 
@@ -199,6 +203,7 @@ impl Worker {
         let mut tick_due = Instant::now() + TICK;
         // The first worker speaks for all: that it accepts and the others turn is what the service manager asks.
         let mut heart = self.listener.is_some().then(|| Heart::from_environment(Instant::now()));
+        let mut summary = Summary::new(Instant::now());
         while !stop.load(Ordering::Acquire) {
             self.turn(&mut events, tick_due)?;
             let now = Instant::now();
@@ -206,10 +211,15 @@ impl Worker {
                 tick_due = now + TICK;
                 self.handle_tick(now);
                 self.inboxes.note_turn(self.index, now);
-                if let Some(heart) = &mut heart
-                    && self.inboxes.all_turn(now)
-                {
-                    heart.beat(now);
+                let (totals, peers) = (self.hub.totals(), self.hub.peer_counts());
+                let figures = Figures::new(&totals, peers, self.attempts.failed());
+                let all = self.board.set(self.index, figures);
+                if let Some(heart) = &mut heart {
+                    if self.inboxes.all_turn(now) {
+                        heart.beat(now);
+                    }
+                    log::turn(now);
+                    summary.look(now, all);
                 }
             }
         }

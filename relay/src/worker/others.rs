@@ -14,7 +14,7 @@ impl Worker {
                     self.inboxes.taken(self.index, bytes.len());
                     // The other worker has checked it; a stream it gave up meanwhile is unknown.
                     if let Err(error) = self.hub.handle_block(peer, envelope, bytes) {
-                        debug!("worker {from}: {error}");
+                        limited!(debug, FEW, "worker {from}: {error}");
                     }
                 }
                 Note::Control(Control::Join { status, next_sequence }) => {

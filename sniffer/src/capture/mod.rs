@@ -19,11 +19,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{debug, warn};
+use tracing::warn;
 use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::{Losses, Outage};
+use wire::limited;
+use wire::log::FEW;
 use wire::pack::Compression;
 use wire::pool::Pool;
 
@@ -358,7 +360,7 @@ impl Capture {
         }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => warn!("poll: {error}"),
+            Err(error) => limited!(warn, FEW, "poll: {error}"),
         }
         let ready: Vec<PollFlags> =
             fds.iter().skip(1).map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
@@ -368,7 +370,7 @@ impl Capture {
                 && let Some(error) = stream.ring.take_error()
             {
                 // Who watches the interfaces says what it means; what is in the ring is still taken.
-                debug!("interface {}: {}", stream.interface, error.desc());
+                limited!(debug, FEW, "interface {}: {}", stream.interface, error.desc());
             }
             if events.contains(PollFlags::POLLIN) && !stream.ring.ready() {
                 stream.ring.resynchronise();
@@ -393,7 +395,7 @@ impl Capture {
     fn stop(&mut self) {
         for stream in &self.rings {
             if let Err(error) = stream.ring.control().set_filter(&DROP_ALL) {
-                debug!("{error}");
+                limited!(debug, FEW, "{error}");
             }
         }
         // All at once, so that what the kernel takes to hand over its last blocks, they take together.

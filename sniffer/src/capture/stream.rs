@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tracing::{debug, warn};
 use wire::block::{Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::{InterfaceTotals, Losses, Outage, Report, Stage};
+use wire::limited;
+use wire::log::{FEW, SOME};
 use wire::pack::{PackError, Packer};
 
 use super::gather::Gather;
@@ -302,7 +303,7 @@ impl RingStream {
     fn make_report(&mut self, shared: &Shared, note: Option<String>) -> Report {
         match self.ring.statistics() {
             Ok(statistics) => self.counted = statistics,
-            Err(error) => warn!("{error}"), // what was known before is still true
+            Err(error) => limited!(warn, FEW, "{error}"), // what was known before is still true
         }
         self.interface_drops = interface_drops(&self.interface).or(self.interface_drops);
         let (packed_packets, packed_bytes) = self.output.packer.packed();
@@ -363,7 +364,12 @@ impl RingStream {
                 // The kernel had its time. What it still has nobody will see: it is counted.
                 let left_behind = self.left_behind();
                 if left_behind > self.lost.packets_at(Stage::Unexplained) {
-                    warn!("interface {}: {left_behind} packets were left in the ring", self.interface);
+                    limited!(
+                        warn,
+                        SOME,
+                        "interface {}: {left_behind} packets were left in the ring",
+                        self.interface
+                    );
                     self.lost.raise(Stage::Unexplained, left_behind, 0);
                 }
                 note.clone()
@@ -418,7 +424,7 @@ impl RingStream {
         self.output.succeed(key, totals);
         self.state.stream.store(key.stream, Ordering::Release);
         shared.handover.send(Handed::Stream(key, self.description.clone()));
-        debug!("interface {}: stream {old} goes on as {key}", self.interface);
+        limited!(debug, SOME, "interface {}: stream {old} goes on as {key}", self.interface);
         true
     }
 
@@ -426,7 +432,7 @@ impl RingStream {
     pub(super) fn check_attached(&mut self, shared: &Shared) {
         if !self.ring.attached() && !matches!(self.course, Course::End { .. }) {
             let note = format!("interface {}: gone", self.interface);
-            debug!("{note}");
+            limited!(debug, SOME, "{note}");
             self.request_end(Some(note), shared);
             self.state.is_over.store(true, Ordering::Release);
             shared.handover.wake();

@@ -137,13 +137,14 @@ const ALLOWED_OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_OLD: &[c_long] = &[38];
 
-/// Requests of ioctl(2): non-blocking mode, whether a log goes to a terminal, names and properties of interfaces.
+/// Requests of ioctl(2): non-blocking mode, whether a log goes to a terminal and how wide that is, names and properties of interfaces.
 #[allow(clippy::unnecessary_cast)] // they are of another type with another C library
-const IOCTLS: [u64; 7] = [
+const IOCTLS: [u64; 8] = [
     libc::FIONBIO as u64,
     libc::FIONREAD as u64,
     libc::TCGETS as u64,
     libc::TCGETS2 as u64,
+    libc::TIOCGWINSZ as u64,
     libc::SIOCGIFNAME as u64,
     libc::SIOCGIFINDEX as u64,
     libc::SIOCETHTOOL as u64,

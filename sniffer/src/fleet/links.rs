@@ -68,7 +68,7 @@ impl Fleet {
                     }
                 }
                 Err(error) => {
-                    warn!("interfaces: {error}");
+                    limited!(warn, FEW, "interfaces: {error}");
                     break;
                 }
             }
@@ -102,15 +102,24 @@ impl Fleet {
             (None, false) => {
                 let down = Down::now();
                 match event.up {
-                    true => warn!("interface {name}: no carrier; packets come when it has one again"),
-                    false => warn!("interface {name}: down; packets come when it is up again"),
+                    true => limited!(
+                        warn,
+                        SOME,
+                        "interface {name}: no carrier; packets come when it has one again"
+                    ),
+                    false => limited!(warn, SOME, "interface {name}: down; packets come when it is up again"),
                 }
                 let outage = down.outage(name, None);
                 captured.down = Some(down);
                 outage
             }
             (Some(down), true) => {
-                info!("interface {name}: up again after {:.1} s", down.since.elapsed().as_secs_f64());
+                limited!(
+                    info,
+                    SOME,
+                    "interface {name}: up again after {:.1} s",
+                    down.since.elapsed().as_secs_f64()
+                );
                 let outage = down.outage(name, Some(wall_ns()));
                 captured.down = None;
                 outage
@@ -126,7 +135,11 @@ impl Fleet {
     fn lose(&mut self, index: u32) {
         let Some(captured) = self.captured.remove(&index) else { return };
         let Captured { name, rings, down, .. } = captured;
-        warn!("interface {name}: gone; its stream ends, and another begins when one of this name is there");
+        limited!(
+            warn,
+            SOME,
+            "interface {name}: gone; its stream ends, and another begins when one of this name is there"
+        );
         let gone = Gone {
             since: Instant::now(),
             since_ns: wall_ns(),
@@ -153,7 +166,7 @@ impl Fleet {
         self.retry_at = None;
         let known: Vec<u32> = self.captured.keys().copied().collect();
         if let Err(error) = self.open_all() {
-            warn!("{}", crate::text(&error));
+            limited!(warn, FEW, "{}", crate::text(&error));
         }
         for (index, captured) in &self.captured {
             if known.contains(index) {
@@ -162,14 +175,19 @@ impl Fleet {
             match &captured.was_gone_for {
                 Some(time) => {
                     let seconds = time.as_secs_f64();
-                    info!("interface {}: there again after {seconds:.1} s; capturing", captured.name);
+                    limited!(
+                        info,
+                        SOME,
+                        "interface {}: there again after {seconds:.1} s; capturing",
+                        captured.name
+                    );
                 }
-                None => info!("interface {}: capturing", captured.name),
+                None => limited!(info, SOME, "interface {}: capturing", captured.name),
             }
             if self.has_begun
                 && let Err(error) = captured.set_filter(&self.exclusions)
             {
-                warn!("{}", crate::text(&error));
+                limited!(warn, FEW, "{}", crate::text(&error));
             }
         }
     }
@@ -198,7 +216,7 @@ impl Fleet {
                     }
                     let text = crate::text(&error);
                     if self.failures.get(&info.name) != Some(&text) {
-                        warn!("{text}; left out");
+                        limited!(warn, SOME, "{text}; left out");
                         self.failures.insert(info.name.clone(), text);
                     }
                 }

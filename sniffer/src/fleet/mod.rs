@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use bpf::{Exclusion, FilterError, LinkLayer, Program, exclude};
 use thiserror::Error;
-use tracing::{debug, info, warn};
 use wire::Interface;
 use wire::block::{Epoch, StreamKey};
 use wire::clock::wall_ns;
 use wire::description::Description;
 use wire::ledger::{Outage, OutageKind};
+use wire::limited;
+use wire::log::{FEW, SOME};
 
 pub use self::filters::Filters;
 
@@ -172,7 +173,7 @@ impl Fleet {
                     // What can be said to be wrong is said now, and not when it is there.
                     check_name(name)?;
                     fleet.filters.check()?;
-                    info!("interface {name}: not there yet; capture begins when it is");
+                    limited!(info, SOME, "interface {name}: not there yet; capture begins when it is");
                 }
                 other => other?,
             }
@@ -184,9 +185,9 @@ impl Fleet {
     fn open_named(&mut self, name: &str) -> Result<(), FleetError> {
         let info = interfaces::find(name)?;
         if !info.up {
-            warn!("interface {name}: is down; packets come when it is up");
+            limited!(warn, SOME, "interface {name}: is down; packets come when it is up");
         } else if !info.running {
-            warn!("interface {name}: no carrier; packets come when it has one");
+            limited!(warn, SOME, "interface {name}: no carrier; packets come when it has one");
         }
         self.open_interface(&info)
     }
@@ -249,7 +250,13 @@ impl Fleet {
             };
             group = opened.group;
             if opened.ring_bytes < config.ring_bytes {
-                warn!("interface {}: ring of {} bytes, for want of memory", info.name, opened.ring_bytes);
+                limited!(
+                    warn,
+                    SOME,
+                    "interface {}: ring of {} bytes, for want of memory",
+                    info.name,
+                    opened.ring_bytes
+                );
             }
             captured.rings.push(CapturedRing { id, control: opened.control, thread: index, state });
         }
@@ -260,7 +267,7 @@ impl Fleet {
             named.into_iter().filter(|(_, on)| *on == Some(true)).map(|(name, _)| name).collect();
         if !on.is_empty() {
             let on = on.join(", ");
-            debug!("interface {}: {on} on: frames may be larger than on the wire", info.name);
+            limited!(debug, SOME, "interface {}: {on} on: frames may be larger than on the wire", info.name);
         }
         self.gone.remove(&info.name);
         self.captured.insert(info.index, captured);

@@ -11,6 +11,8 @@ use std::ptr::NonNull;
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use wire::limited;
+use wire::log::FEW;
 
 use super::block::Cursor;
 
@@ -50,7 +52,12 @@ impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: exactly what mmap returned, once. `Ring` owns map and cursor and lends no block beyond its own life.
         if let Err(errno) = unsafe { munmap(self.base, self.bytes) } {
-            tracing::error!(%errno, bytes = self.bytes, "ring: cannot be unmapped, its socket stays alive");
+            limited!(
+                error,
+                FEW,
+                "ring of {} bytes: cannot be unmapped, its socket stays alive: {errno}",
+                self.bytes
+            );
         }
     }
 }

@@ -28,6 +28,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use wire::limited;
+use wire::log::{FEW, SOME};
 
 pub use self::block::Block;
 #[cfg(test)]
@@ -115,10 +117,13 @@ impl RingConfig {
             ));
         }
         if self.block_bytes < SMALL_BLOCK_BYTES {
-            tracing::warn!(
-                interface = %self.interface,
-                block_bytes = self.block_bytes,
-                "ring: blocks below 128 KiB cannot hold every frame that offloads make; the kernel cuts what does not fit"
+            limited!(
+                warn,
+                SOME,
+                "interface {}: blocks of {} bytes, below 128 KiB, cannot hold every frame that offloads make; the kernel \
+                 cuts what does not fit",
+                self.interface,
+                self.block_bytes
             );
         }
         Ok(count)
@@ -354,10 +359,12 @@ impl Ring {
         let found = self.cursor.resynchronise();
         if found {
             self.resynchronised += 1;
-            tracing::warn!(
-                interface = self.interface_index,
-                times = self.resynchronised,
-                "ring: reader was out of step with the kernel"
+            limited!(
+                warn,
+                FEW,
+                "ring of interface {}: reader was out of step with the kernel, {} times so far",
+                self.interface_index,
+                self.resynchronised
             );
         }
         found
@@ -441,11 +448,12 @@ fn make_ring(socket: &Socket, config: &RingConfig, asked: usize) -> Result<usize
         }
     }
     if count < asked {
-        tracing::warn!(
-            interface,
-            asked_bytes = config.ring_bytes,
-            ring_bytes = count * config.block_bytes,
-            "ring: memory is short, the ring is smaller than asked for"
+        limited!(
+            warn,
+            SOME,
+            "interface {interface}: memory is short, its ring has {} bytes and not {}",
+            count * config.block_bytes,
+            config.ring_bytes
         );
     }
     Ok(count)

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use tracing::{info, warn};
 use wire::block::{Kind, PackedBlock, StreamKey};
 use wire::clock::wall_ns;
 use wire::ledger::{InterfaceTotals, Losses, Outage, OutageKind, Report};
+use wire::limited;
+use wire::log::{FEW, SOME};
 use wire::message::{Announcement, Cursor};
 use wire::pack::Packer;
 use wire::pool::Pool;
@@ -55,7 +56,9 @@ impl Former {
         let mut ends = Vec::new();
         for Run { run, .. } in &self.runs {
             let packets: u64 = run.streams.iter().map(|one| one.packets).sum();
-            info!(
+            limited!(
+                info,
+                SOME,
                 "run {}: was killed, or could not end in order, with {packets} packets of which not all are settled; \
                  those that are neither at the relay nor in the spool are lost, and will be counted",
                 run.epoch
@@ -64,7 +67,7 @@ impl Former {
                 let key = StreamKey { epoch: run.epoch, stream: one.stream };
                 match end_of(key, one, pool) {
                     Some(end) => ends.push((announcement_of(key, one), end)),
-                    None => warn!("stream {key}: no memory for its end"),
+                    None => limited!(warn, FEW, "stream {key}: no memory for its end"),
                 }
             }
         }
@@ -86,10 +89,10 @@ impl Former {
         let (done, left): (Vec<_>, Vec<_>) = self.runs.drain(..).partition(|one| one.left.is_empty());
         self.runs = left;
         for Run { run, lost, .. } in done {
-            info!("run {}: everything is sent or counted; lost: {}", run.epoch, lost.text());
+            limited!(info, SOME, "run {}: everything is sent or counted; lost: {}", run.epoch, lost.text());
             let path = run.path.clone();
             if let Err(error) = run.remove() {
-                warn!("{}: cannot be removed: {error}", path.display());
+                limited!(warn, FEW, "{}: cannot be removed: {error}", path.display());
             }
         }
     }

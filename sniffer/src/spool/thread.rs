@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use wire::block::{PackedBlock, StreamKey};
 use wire::journal::{Journal, JournalError, JournalEvent, Position};
+use wire::limited;
+use wire::log::FEW;
 use wire::pool::Pool;
 use wire::uplink::{Evicted, Loaded, SpoolRequest};
 
@@ -238,7 +240,12 @@ impl Server {
                             self.has_failed = true;
                             self.meter.handle_failed();
                             let text = crate::text(&error);
-                            warn!("spool {}: {text}; memory holds what it can", self.directory.display());
+                            limited!(
+                                warn,
+                                FEW,
+                                "spool {}: {text}; memory holds what it can",
+                                self.directory.display()
+                            );
                             false
                         }
                     };
@@ -284,7 +291,7 @@ impl Server {
             Err(JournalError::NoBuffer { .. }) => Loaded::Failed,
             Err(error) => {
                 if !std::mem::replace(&mut self.has_failed_to_read, true) {
-                    warn!("spool {}: {}", self.directory.display(), crate::text(&error));
+                    limited!(warn, FEW, "spool {}: {}", self.directory.display(), crate::text(&error));
                 }
                 Loaded::Failed
             }
@@ -299,8 +306,10 @@ impl Server {
             match event {
                 JournalEvent::Evicted { segment, unread, .. } => {
                     let packets: u64 = unread.iter().map(|one| one.packets).sum();
-                    if packets > 0 && self.meter.figures.evicted_packets == 0 {
-                        warn!(
+                    if packets > 0 {
+                        limited!(
+                            warn,
+                            1,
                             "spool {shown}: full; segment {segment:010} made room: {packets} packets are lost"
                         );
                     }
@@ -309,18 +318,18 @@ impl Server {
                 }
                 JournalEvent::Damaged { segment, from, to, reason, .. } => {
                     self.meter.figures.damages += 1;
-                    warn!("spool {shown}: segment {segment:010}, bytes {from}..{to}: {reason}");
+                    limited!(warn, FEW, "spool {shown}: segment {segment:010}, bytes {from}..{to}: {reason}");
                 }
                 JournalEvent::SyncFailed { from, to, reason } => {
                     self.meter.figures.write_failures += 1;
-                    warn!("spool {shown}: sync failed from {from} to {to}: {reason}");
+                    limited!(warn, FEW, "spool {shown}: sync failed from {from} to {to}: {reason}");
                 }
                 JournalEvent::Trouble { text } => {
                     // What is tried again each second fails the same way each time.
                     let is_new =
                         |(said, at): &(String, Instant)| *said != text || at.elapsed() >= REPEAT_TIME;
                     if self.trouble.as_ref().is_none_or(is_new) {
-                        warn!("spool {shown}: {text}");
+                        limited!(warn, FEW, "spool {shown}: {text}");
                         self.trouble = Some((text, Instant::now()));
                     }
                 }

@@ -12,6 +12,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use wire::limited;
+use wire::log::FEW;
 
 /// A whole file, mapped shared and writable.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly what mmap returned, once; the slices given out borrow from `self`.
         if let Err(errno) = unsafe { munmap(self.base, self.bytes) } {
-            tracing::error!(%errno, bytes = self.bytes, "totals file: cannot be unmapped");
+            limited!(error, FEW, "totals file of {} bytes: cannot be unmapped: {errno}", self.bytes);
         }
     }
 }

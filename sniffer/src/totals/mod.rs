@@ -36,6 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::warn;
 use wire::block::Epoch;
 use wire::clock::wall_ns;
+use wire::limited;
+use wire::log::SOME;
 
 pub use self::layout::Damage;
 use self::layout::{HEADER_BYTES, SLOT_BYTES, SLOT_COUNT, State, Store, Totals, WORD_BYTES};
@@ -257,11 +259,18 @@ pub fn former_runs(dir: &Path, own_epoch: Epoch) -> io::Result<Vec<FormerRun>> {
         match read(&entry.path(), epoch) {
             Ok(run) => runs.push(run),
             Err(ReadError::Io(TryLockError::WouldBlock)) => {
-                warn!("{}: of a sniffer that still runs; left to it", entry.path().display());
+                limited!(warn, SOME, "{}: of a sniffer that still runs; left to it", entry.path().display());
             }
-            Err(ReadError::Io(TryLockError::Error(error))) => warn!("{}: {error}", entry.path().display()),
+            Err(ReadError::Io(TryLockError::Error(error))) => {
+                limited!(warn, SOME, "{}: {error}", entry.path().display());
+            }
             Err(ReadError::Damage(damage)) => {
-                warn!("{}: {damage}; what that run lost cannot be told", entry.path().display());
+                limited!(
+                    warn,
+                    SOME,
+                    "{}: {damage}; what that run lost cannot be told",
+                    entry.path().display()
+                );
             }
         }
     }

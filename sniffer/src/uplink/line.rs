@@ -116,7 +116,12 @@ impl Sender {
         self.flows.truncate(2);
         let mut exclusions = self.flows.clone();
         if Fleet::is_own_address(relay.ip()) {
-            debug!("the relay is on this host: TCP port {} is not captured at all", relay.port());
+            limited!(
+                debug,
+                FEW,
+                "the relay is on this host: TCP port {} is not captured at all",
+                relay.port()
+            );
             exclusions.push(Exclusion::Port(relay.port()));
         }
         fleet.set_exclusions(&exclusions).map_err(|error| crate::text(&error))
@@ -137,7 +142,7 @@ impl Sender {
         }
         self.update_takers();
         if !self.addresses.is_empty() {
-            debug!("relay {}: {why}; trying its next address", self.url);
+            limited!(debug, FEW, "relay {}: {why}; trying its next address", self.url);
             return;
         }
         if self.first_connection_must_succeed && !self.has_been_connected {
@@ -146,7 +151,7 @@ impl Sender {
             return;
         }
         if self.last_failure.as_ref() != Some(&why) {
-            warn!("relay {}: {why}; capture goes on, trying again", self.url);
+            limited!(warn, FEW, "relay {}: {why}; capture goes on, trying again", self.url);
             self.last_failure = Some(why);
         }
         // A connection that is lost at once (to another run that took it over, say) is no reason to hurry.
@@ -205,7 +210,7 @@ impl Sender {
             return Err(Fault::Stalled);
         }
         if self.uplink.is_streaming() && (!self.has_been_connected || self.last_failure.is_some()) {
-            info!("relay {}: connected", self.url);
+            limited!(info, FEW, "relay {}: connected", self.url);
             self.addresses.clear();
             self.has_been_connected = true;
             self.last_failure = None;

@@ -22,11 +22,13 @@ use bpf::Exclusion;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use wire::block::{Epoch, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
+use wire::limited;
+use wire::log::FEW;
 use wire::message::Control;
 use wire::pool::Pool;
 use wire::service::Heart;
@@ -42,6 +44,7 @@ use crate::fleet::Fleet;
 use crate::handover::{Handed, Handover};
 use crate::losses::SharedLosses;
 use crate::read::ReadThread;
+use crate::show::Show;
 use crate::snapshot::PackedTotals;
 use crate::spool::{Closed, Spool, SpoolReply};
 use crate::summary::Summary;
@@ -182,6 +185,7 @@ pub struct Sender {
     failure: Option<String>,
     tally: Tally,
     line: Line,
+    show: Show,
 }
 
 impl Sender {
@@ -278,6 +282,7 @@ impl Sender {
             failure: None,
             tally: Tally::default(),
             line: Line::new(started),
+            show: Show::new(started, !config.quiet),
         })
     }
 
@@ -302,6 +307,7 @@ impl Sender {
             self.free_memory();
             self.watch_feedback(now);
             self.watch(now);
+            self.look(now);
             if self.is_done(now) {
                 break;
             }
@@ -362,6 +368,9 @@ impl Sender {
         }
         // What is not sent by `stop_at` is spooled until `spool_until`.
         for at in [self.spool_until.or(self.stop_at), Some(self.watch_at)].into_iter().flatten() {
+            until = until.min(at.max(now));
+        }
+        if let Some(at) = self.show.poll_timeout() {
             until = until.min(at.max(now));
         }
         if let Some(detector) = &self.detector {
@@ -494,8 +503,21 @@ impl Sender {
         }
     }
 
+    /// Shows where everything stands, when it is time.
+    fn look(&mut self, now: Instant) {
+        if self.show.is_due(now) {
+            let snapshot = self.snapshot(now);
+            let file = match &self.packing {
+                Packing::File(file) => Some((file.progress(), self.uplink.viewers())),
+                Packing::Live(_) => None,
+            };
+            self.show.look(now, &snapshot, file);
+        }
+    }
+
     /// Closes the connection in order, and sums up.
     fn finish(mut self) -> End {
+        self.show.finish();
         self.take_handed();
         if let Some(connection) = &mut self.connection {
             let now = Instant::now();
@@ -541,7 +563,7 @@ fn connection_text(error: &ConnectionError) -> String {
     match error {
         ConnectionError::Io(error) => cause(io::Error::new(error.kind(), error.to_string())),
         other => {
-            debug!("{other:?}");
+            limited!(debug, FEW, "{other:?}");
             other.to_string()
         }
     }

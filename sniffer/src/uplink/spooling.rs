@@ -25,7 +25,7 @@ impl Sender {
         if let Packing::Live(fleet) = &self.packing
             && !succeeded.is_empty()
         {
-            debug!("{} streams are succeeded: the line is behind", succeeded.len());
+            limited!(debug, FEW, "{} streams are succeeded: the line is behind", succeeded.len());
             fleet.succeed(&succeeded);
         }
         while let Some((key, lost)) = self.uplink.poll_done() {
@@ -53,6 +53,7 @@ impl Sender {
             return;
         }
         self.watch_at = now + WATCH_TIME;
+        wire::log::turn(now);
         // A thread that hangs is not alive for us: the service manager may start us anew.
         if self.watchdog.threads_live() {
             self.heart.beat(now);
@@ -78,9 +79,9 @@ impl Sender {
         };
         for notice in self.watchdog.check(now, &figures) {
             if notice.is_alarm {
-                warn!("{}", notice.text);
+                limited!(warn, FEW, "{}", notice.text);
             } else {
-                info!("{}", notice.text);
+                limited!(info, FEW, "{}", notice.text);
             }
         }
     }

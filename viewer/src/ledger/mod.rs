@@ -160,6 +160,22 @@ impl Ledger {
         lines
     }
 
+    /// Packets of all streams so far: those that came, were written, and were lost on the way.
+    pub fn totals(&self, tally: &Tally) -> (u64, u64, u64) {
+        let (mut received, mut written, mut lost) = (0u64, 0u64, 0u64);
+        let mut add = |line: &Line| {
+            received = received.saturating_add(line.received_packets);
+            written = written.saturating_add(line.written.written.packets);
+            lost = lost.saturating_add(line.accounted().saturating_sub(line.received_packets));
+        };
+        self.ended.values().for_each(&mut add);
+        self.open.values().for_each(|account| add(&account.line()));
+        for one in tally.streams.values() {
+            written = written.saturating_add(one.written.packets);
+        }
+        (received, written, lost)
+    }
+
     fn count_outage(&mut self, key: StreamKey, name: &str, outage: &Outage) {
         let line = match self.open.get_mut(&key) {
             Some(account) => &mut account.line,

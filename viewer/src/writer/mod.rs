@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bpf::Program;
-use tracing::warn;
 use wire::block::{PackedBlock, StreamKey};
 use wire::clock::wall_ns;
 use wire::ledger::{Losses, Report, Stage};
+use wire::limited;
+use wire::log::FEW;
 use wire::pcapng::section_header;
 
 use crate::config::Config;
@@ -186,7 +187,7 @@ impl Writer {
         let unpacked = match self.unpacker.unpack(block, &stream.routes, self.merge.is_some()) {
             Ok(unpacked) => unpacked,
             Err(error) => {
-                warn!("stream {key}: block {} is dropped: {error}", header.sequence);
+                limited!(warn, FEW, "stream {key}: block {} is dropped: {error}", header.sequence);
                 let mut corrupt = Losses::default();
                 corrupt.add(Stage::Corrupt, header.packet_count.into(), header.byte_count.into());
                 stream.pending.add_losses(&corrupt);

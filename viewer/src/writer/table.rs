@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
 use wire::block::StreamKey;
 use wire::description::Description;
+use wire::limited;
+use wire::log::FEW;
 use wire::pcapng::interface_description;
 use wire::text::printable;
 
@@ -70,7 +71,12 @@ impl Writer {
                         }
                     }
                     None => {
-                        warn!("interface {}: too many interfaces, it is left out", printable(&full_name));
+                        limited!(
+                            warn,
+                            FEW,
+                            "interface {}: too many interfaces, it is left out",
+                            printable(&full_name)
+                        );
                         route.fate = Fate::Unfilterable;
                     }
                 }
