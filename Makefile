@@ -22,7 +22,7 @@ help:
 setup:
 	@bench/setup.sh
 
-# No path of this machine is in what is built, so that it is the same wherever it is built.
+# No path of this machine is to be in what is built, so that it can be the same elsewhere.
 CARGO_HOME ?= $(HOME)/.cargo
 build: export RUSTFLAGS := $(RUSTFLAGS) --remap-path-prefix=$(CURDIR)=/ringcast --remap-path-prefix=$(CARGO_HOME)=/cargo
 build: setup

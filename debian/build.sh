@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes target/debian/ringcast_VERSION_ARCH.deb of what is built, and has lintian look at it. The same source, lock file and
-# compiler give the same package, byte for byte.
+# Makes target/debian/ringcast_VERSION_ARCH.deb of what is built, and has lintian look at it. Times in it are those of the last
+# commit (SOURCE_DATE_EPOCH).
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
