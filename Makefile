@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build generated man completions install uninstall demo test sim fuzz conformance tls-check bench-instructions lint clean
+.PHONY: help setup build generated man completions install uninstall deb try-package demo test sim fuzz conformance tls-check bench-instructions lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -15,13 +15,18 @@ help:
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make man completions   man pages and completions of shells: target/generated/'
 	@echo 'make install, make uninstall   with systemd units, man pages, completions; DESTDIR, PREFIX, SYSCONFDIR'
+	@echo 'make deb     a Debian package: target/debian/ringcast_*.deb'
+	@echo 'make try-package   installs it in a clean Debian that systemd boots, and tries everything there (root, network)'
 	@echo 'make build   release binaries: target/release/{sniffer,relay,viewer}'
 
 setup:
 	@bench/setup.sh
 
+# No path of this machine is to be in what is built, so that it can be the same elsewhere.
+CARGO_HOME ?= $(HOME)/.cargo
+build: export RUSTFLAGS := $(RUSTFLAGS) --remap-path-prefix=$(CURDIR)=/ringcast --remap-path-prefix=$(CARGO_HOME)=/cargo
 build: setup
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p sniffer -p relay -p viewer
 
 # Both at once: target/generated/man, target/generated/completions, and the configuration files with every key.
 man completions: generated
@@ -31,6 +36,7 @@ generated: build
 
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
+documents = $(share)/doc/ringcast
 share = $(DESTDIR)$(PREFIX)/share
 library = $(DESTDIR)$(PREFIX)/lib
 programs = sniffer relay viewer
@@ -45,9 +51,13 @@ install: generated
 	  chmod 644 "$(library)/systemd/system/$$unit"; done
 	install -D -m 644 systemd/ringcast.sysusers $(library)/sysusers.d/ringcast.conf
 	install -D -m 644 systemd/ringcast.tmpfiles $(library)/tmpfiles.d/ringcast.conf
-	for program in $(programs); do \
+	for program in sniffer relay; do \
 	  file=$(DESTDIR)$(SYSCONFDIR)/ringcast/$$program.toml; \
 	  [ -e $$file ] || install -m 644 systemd/$$program.toml $$file || exit 1; done
+	install -d $(documents)/examples
+	install -m 644 README.md SECURITY.md $(documents)/
+	install -m 644 CHANGELOG.md $(documents)/changelog
+	install -m 644 systemd/viewer.toml $(documents)/examples/
 	install -d $(share)/man/man1 $(share)/bash-completion/completions $(share)/zsh/vendor-completions $(share)/fish/vendor_completions.d
 	install -m 644 target/generated/man/*.1 $(share)/man/man1/
 	for program in $(programs); do \
@@ -62,6 +72,15 @@ uninstall:
 	for program in $(programs); do rm -f $(share)/man/man1/$$program.1 $(share)/man/man1/$$program-*.1 \
 	  $(share)/bash-completion/completions/$$program $(share)/zsh/vendor-completions/_$$program \
 	  $(share)/fish/vendor_completions.d/$$program.fish; done
+	rm -rf $(documents)
+
+# target/debian/ringcast_*.deb, and what lintian says of it.
+deb: generated
+	CARGO='$(CARGO)' debian/build.sh
+
+# Minutes, as root, with Debian's archive: the package in a clean root that systemd boots in a container of its own.
+try-package: deb
+	systemd/try.sh
 
 demo: build
 	bench/demo.sh

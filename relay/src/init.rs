@@ -166,7 +166,8 @@ fn renew(directory: &Path, given: &[String], now_s: u64) -> Result<String, InitE
     private_file::replace(&path, 0o644, made.certificate.as_bytes())?;
     Ok(format!(
         "{}: good for {LEAF_DAYS} days, for {}\n\
-         A relay that runs takes it when it reads its files again: pkill -HUP -x relay, or systemctl reload.\n",
+         A relay that runs takes it when it reads its files again: pkill -HUP -x relay, or systemctl reload; what\n\
+         systemd hands over as a credential it has anew after systemctl restart.\n",
         path.display(),
         hosts.join(", ")
     ))

@@ -138,7 +138,9 @@ fn read(tls: Option<&ServerFiles>, access: Option<&PathBuf>, now_s: u64) -> Resu
         && (now_s..now_s.saturating_add(ENDS_SOON_S)).contains(&end_s)
     {
         let days = (end_s - now_s) / 86_400;
-        warn!("the relay's certificate ends in {days} day(s): renew it, then send SIGHUP");
+        warn!(
+            "the relay's certificate ends in {days} day(s): renew it, then send SIGHUP (as a credential: restart)"
+        );
     }
     let access = match access {
         None => None,

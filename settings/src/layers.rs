@@ -1,4 +1,4 @@
-//! Who wins: file, environment, command line.
+//! Who wins: credentials, file, environment, command line.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -43,7 +43,7 @@ impl Resolved {
     /// From the highest layer to the lowest. A key is taken from the first layer that has it, whole: arrays are not
     /// joined. What cannot be given together with an option of a higher layer is set aside: `-D` on the command line
     /// does not fail for the interface in the file.
-    pub fn new(program: &Program, layers: [&Layer; 3]) -> Self {
+    pub fn new(program: &Program, layers: [&Layer; 4]) -> Self {
         let mut resolved = Self::default();
         for layer in layers {
             let mut taken = Layer::default();

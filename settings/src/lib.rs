@@ -1,6 +1,7 @@
 //! Where the options of a program come from, and what is made of them.
 //!
 //! ```text
+//!  credentials ------+
 //!  FILE (--config) --+
 //!  environment ------+--> layers: the last that has a key wins --> a command line --> clap --> the program's Args
 //!  command line -----+
@@ -8,8 +9,10 @@
 //!
 //! The one description of an option is its clap argument. A key of the file is the long name of an option, a variable is
 //! that name with the program's in front; their values become arguments, so that ranges, units and texts of errors are
-//! clap's for all three. Nothing is read but what `--config` names.
+//! clap's for all. No file of options is read but the one that `--config` names. Credentials are files that a service manager
+//! hands over; one of the right name is as if its option named it.
 
+mod credential;
 mod file;
 mod generate;
 mod layers;
@@ -63,10 +66,17 @@ pub struct Settings<A> {
     pub args: A,
     program: Program,
     file: Option<PathBuf>,
-    environment: Layer,
-    typed: Layer,
+    fixed: Fixed,
     resolved: Resolved,
     is_asked_to_check: bool,
+}
+
+/// What stays as it is while the program runs, however often the file is read.
+#[derive(Clone, Debug, Default)]
+struct Fixed {
+    typed: Layer,
+    environment: Layer,
+    credentials: Layer,
 }
 
 /// What the command line asks for.
@@ -167,18 +177,19 @@ impl<A: Parser> Settings<A> {
             // A subcommand has options of its own, which no file has.
             None => {
                 let args = A::try_parse_from(arguments).map_err(Failure::Clap)?;
-                let (environment, typed, resolved) = Default::default();
-                let (file, is_asked_to_check) = (None, false);
-                let settings = Self { args, program, file, environment, typed, resolved, is_asked_to_check };
+                let (fixed, resolved) = Default::default();
+                let settings = Self { args, program, file: None, fixed, resolved, is_asked_to_check: false };
                 return Ok(Loaded::Settings(settings));
             }
         };
         if let Some(directory) = packaging.generate {
             return Ok(Loaded::Generate(program, directory));
         }
+        let credentials = credential::find(&program, &variables);
         let (environment, mut mistakes) = program.read_environment(variables);
+        let fixed = Fixed { typed, environment, credentials };
         let file = asked.config;
-        let (resolved, more) = layered(&program, file.as_deref(), &environment, &typed);
+        let (resolved, more) = layered(&program, file.as_deref(), &fixed);
         mistakes.extend(more);
         if mistakes.is_empty() && asked.print_config {
             return Ok(Loaded::Print(program, resolved)); // also where they are not all that it takes
@@ -196,7 +207,7 @@ impl<A: Parser> Settings<A> {
             let mistakes = vec![Mistake::whole(place, program::one_line(&error))];
             Failure::Mistakes { mistakes, asked: is_asked_to_check }
         })?;
-        Ok(Loaded::Settings(Self { args, program, file, environment, typed, resolved, is_asked_to_check }))
+        Ok(Loaded::Settings(Self { args, program, file, fixed, resolved, is_asked_to_check }))
     }
 
     /// Reads the file anew, as on SIGHUP; the command line and the environment are what they were. Logs what came of it.
@@ -243,8 +254,7 @@ impl<A: Parser> Settings<A> {
     }
 
     fn reread(&self) -> Result<Self, Vec<String>> {
-        let (resolved, mistakes) =
-            layered(&self.program, self.file.as_deref(), &self.environment, &self.typed);
+        let (resolved, mistakes) = layered(&self.program, self.file.as_deref(), &self.fixed);
         if !mistakes.is_empty() {
             return Err(mistakes.iter().map(ToString::to_string).collect());
         }
@@ -254,8 +264,7 @@ impl<A: Parser> Settings<A> {
             args,
             program: self.program.clone(),
             file: self.file.clone(),
-            environment: self.environment.clone(),
-            typed: self.typed.clone(),
+            fixed: self.fixed.clone(),
             resolved,
             is_asked_to_check: false,
         })
@@ -288,14 +297,10 @@ impl<A> Settings<A> {
 }
 
 /// What the three layers come to, and every mistake in the file and between the layers.
-fn layered(
-    program: &Program,
-    file: Option<&Path>,
-    environment: &Layer,
-    typed: &Layer,
-) -> (Resolved, Vec<Mistake>) {
+fn layered(program: &Program, file: Option<&Path>, fixed: &Fixed) -> (Resolved, Vec<Mistake>) {
     let (from_file, mut mistakes) = file.map(|path| file::read(program, path)).unwrap_or_default();
-    let resolved = Resolved::new(program, [typed, environment, &from_file]);
+    let Fixed { typed, environment, credentials } = fixed;
+    let resolved = Resolved::new(program, [typed, environment, &from_file, credentials]);
     mistakes.extend(resolved.relations(program));
     mistakes.sort_by_key(Mistake::order);
     (resolved, mistakes)

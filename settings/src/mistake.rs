@@ -21,6 +21,11 @@ pub enum Origin {
         /// Its name.
         name: String,
     },
+    /// A file that the service manager hands over.
+    Credential {
+        /// Its name, as in LoadCredential=.
+        name: String,
+    },
     /// What was typed.
     CommandLine,
 }
@@ -30,6 +35,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File { path, line } => write!(formatter, "{}:{line}", path.display()),
             Self::Environment { name } => write!(formatter, "environment {name}"),
+            Self::Credential { name } => write!(formatter, "credential {name}"),
             Self::CommandLine => formatter.write_str("command line"),
         }
     }
@@ -50,6 +56,7 @@ impl Mistake {
         let (place, line, key) = match origin {
             Origin::File { line, .. } => (origin.to_string(), *line, Some(key.to_owned())),
             Origin::Environment { name } => (name.clone(), 0, None),
+            Origin::Credential { .. } => (origin.to_string(), 0, Some(key.to_owned())),
             Origin::CommandLine => (format!("--{key}"), 0, None),
         };
         Self { place: Some(place), line, key, text }

@@ -23,6 +23,8 @@ struct Demo {
     quiet: bool,
     #[arg(long)]
     workers: Option<u16>,
+    #[arg(long)]
+    key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -256,4 +258,26 @@ fn the_reference_has_every_option() {
     }
     assert!(text.contains("# One of fast, slow."), "{text}");
     assert!(!text.contains("#config") && !text.contains("#help"), "{text}");
+}
+
+#[test]
+fn a_credential_is_an_option_that_any_other_source_overrides() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ringcast.demo.key");
+    let variables = [("CREDENTIALS_DIRECTORY", directory.path().to_str().expect("text"))];
+    let key =
+        |file: &str, words: &str| load(file, &variables, &format!("-i eth0 {words}")).expect("good").args.key;
+    assert_eq!(key("", ""), None); // it is not there
+    std::fs::write(&path, "a key").expect("written");
+    std::fs::write(directory.path().join("ringcast.demo.spool"), "").expect("written"); // no such credential
+    let loaded = load("", &variables, "-i eth0").expect("good");
+    assert_eq!((loaded.args.key, loaded.args.spool), (Some(path), None));
+    assert_eq!(
+        loaded.resolved.in_force["key"].origin.to_string(),
+        "credential ringcast.demo.key",
+        "what --print-config says"
+    );
+    assert_eq!(key("key = '/file'", ""), Some("/file".into()));
+    assert_eq!(key("key = '/file'", "--key /typed"), Some("/typed".into()));
+    assert_eq!(load("", &[("CREDENTIALS_DIRECTORY", "")], "-i eth0").expect("good").args.key, None);
 }

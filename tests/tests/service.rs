@@ -62,6 +62,24 @@ fn the_sniffer_tells_its_service_manager() {
     see_it_through(command);
 }
 
+/// The journal knows the time, and reads the level of a line at its begin (JOURNAL_STREAM, systemd.exec(5)).
+#[test]
+fn lines_for_the_journal_begin_with_their_level() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec \"$@\"", "sh"]);
+    command.arg(program("relay")).args(["--listen", &format!("127.0.0.1:{}", free_port())]);
+    let mut process = Process::start(&mut command);
+    process.await_line("<6>listening on 127.0.0.1");
+    assert_eq!(process.terminate().code(), 0);
+
+    // A variable that somebody inherited is not the journal.
+    let mut command = Command::new(program("relay"));
+    command.args(["--listen", &format!("127.0.0.1:{}", free_port())]).env("JOURNAL_STREAM", "1:1");
+    let mut process = Process::start(&mut command);
+    process.await_line(" INFO listening on 127.0.0.1");
+    assert_eq!(process.terminate().code(), 0);
+}
+
 /// Opens a socket, says its port, and starts a relay with it for each line that it is given.
 const MANAGER: &str = r"
 import os, socket, sys

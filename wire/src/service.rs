@@ -1,7 +1,18 @@
 //! What a service manager is told: ready, stopping, and that we are alive (sd_notify(3)). Nothing happens where none asks
-//! for it (NOTIFY_SOCKET, WATCHDOG_USEC), nor on other systems than Linux.
+//! for it (NOTIFY_SOCKET, WATCHDOG_USEC), nor on other systems than Linux. And what it does for us: it hands over files
+//! with secrets.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The directory of the files that are handed over (LoadCredential=, systemd.exec(5)).
+pub const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+
+/// Whether this file was handed over. Then it is its reader's alone, by an access list that looks like rights of a group.
+pub fn is_credential(path: &Path) -> bool {
+    let directory = std::env::var_os(CREDENTIALS_VARIABLE).filter(|directory| !directory.is_empty());
+    directory.is_some_and(|directory| path.starts_with(directory))
+}
 
 /// Start is over: what was asked for is open.
 pub fn ready() {

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::peer;
 use crate::clock::wall_ns;
+use crate::service::is_credential;
 use crate::text::io_text;
 
 /// Why a certificate, a key or both cannot be used. Names the option and the file.
@@ -110,6 +111,7 @@ pub fn warn_if_open(option: &str, path: &Path) {
     {
         use std::os::unix::fs::MetadataExt;
         let found = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        let found = found.filter(|_| !is_credential(path));
         if found.is_some_and(|metadata| metadata.mode() & 0o044 != 0) {
             let path = path.display();
             warn!("{option} {path}: others than its owner can read it; chmod 600 {path}");
