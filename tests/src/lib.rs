@@ -12,6 +12,7 @@ pub mod peer;
 pub mod pki;
 pub mod process;
 pub mod samples;
+pub mod soak;
 pub mod strangers;
 pub mod transfer;
 pub mod tshark;
