@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tests::soak::events::churn;
-use tests::soak::gauge::cpu_s;
+use tests::soak::gauge::{Life, cpu_s};
 use tests::soak::ledger::{Facts, account, line_of};
 use tests::soak::random::Random;
 use tests::soak::report::Report;
@@ -28,20 +28,25 @@ const LINES_EACH: usize = 60;
 /// Bytes of such a line on average, at most.
 const LINE_BYTES: usize = 400;
 
-/// From this on the quarter that is warm-up is enough to fill what has a bound of its own: pools, recent blocks.
-const LONG_ENOUGH: Duration = Duration::from_secs(120);
+/// Of a life this long the quarter that is warm-up is enough to fill what has a bound of its own: pools,
+/// recent blocks.
+const LONG_LIFE_S: f64 = 120.0;
 
 /// What each part may grow by, and take at most: its `--memory`, its ring, and what a program takes
 /// beside them.
-fn bounds(part: &str, time: Duration) -> Bounds {
-    let memory_max_mib = match part {
+fn bounds(life: &Life) -> Bounds {
+    let memory_max_mib = match life.part.as_str() {
         "relay" => 160 + 64,
         "prompt" | "tardy" => 160,
         _ => 32 + 64 + 32,
     };
-    let memory_growth_mib = if time < LONG_ENOUGH { 32 } else { 8 };
-    let (memory_growth_kib, memory_max_kib) = (memory_growth_mib * 1024, memory_max_mib * 1024);
-    Bounds { memory_growth_kib, count_growth: 2, memory_max_kib }
+    let (step_mib, growth_mib) = if life.lived_s() < LONG_LIFE_S { (32, 32) } else { (16, 8) };
+    Bounds {
+        memory_step_kib: step_mib * 1024,
+        memory_growth_kib: growth_mib * 1024,
+        count_growth: 2,
+        memory_max_kib: memory_max_mib * 1024,
+    }
 }
 
 #[test]
@@ -52,7 +57,7 @@ fn with_churn_of_every_part_nothing_grows_and_the_ledger_adds_up() {
     eprintln!("[soak] {time:?}, seed {seed}");
     let (cpu, mut random) = (cpu_s(), Random::new(seed));
     let mut chain = Chain::start(&place, RATE, LOOK_EVERY);
-    let of_visits = Random::new(random.next());
+    let of_visits = Random::new(random.number());
     std::thread::scope(|scope| {
         let _over = Over(&place);
         let visits = scope.spawn(|| come_and_go(&place, of_visits));
@@ -82,7 +87,7 @@ fn with_churn_of_every_part_nothing_grows_and_the_ledger_adds_up() {
 
     let time = chain.gauges.elapsed();
     let (lives, done, logs) = (chain.gauges.finish(), place.done(), place.logs());
-    complaints.extend(lives.iter().flat_map(|life| judge(life, &bounds(&life.part, time))));
+    complaints.extend(lives.iter().flat_map(|life| judge(life, &bounds(life))));
     let lines: usize = logs.iter().map(|log| log.lines).sum();
     let bytes: usize = logs.iter().map(|log| log.bytes).sum();
     let lines_max = LINES_EACH * (done.values().sum::<u64>() as usize + logs.len());

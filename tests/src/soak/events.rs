@@ -100,6 +100,16 @@ impl Event {
         }
     }
 
+    /// What comes first: what fills the most memory, since that is for the warm-up; then the relay's
+    /// end, which has its time.
+    fn precedence(self) -> u8 {
+        match self {
+            Self::RelayEnded | Self::RelayKilled => 1,
+            _ if self.seconds() > 30 => 0,
+            _ => 2,
+        }
+    }
+
     /// Whether it may begin, at this time of a soak that takes so long.
     fn may_begin(self, now: Duration, of: Duration) -> bool {
         let is_early = now.as_secs_f64() < RELAY_DIES_UNTIL * of.as_secs_f64();
@@ -115,7 +125,8 @@ pub fn churn(chain: &mut Chain<'_>, random: &mut Random, time: Duration, go_on: 
     // What a first outage makes them open, they keep.
     cut_line(chain, |_| std::thread::sleep(FIRST_CUT));
     chain.look_at_quiet();
-    let mut waiting: Vec<Event> = Vec::new();
+    let mut waiting = random.shuffled(&Event::ALL);
+    waiting.sort_by_key(|event| std::cmp::Reverse(event.precedence()));
     while chain.gauges.elapsed() < time && go_on() {
         if waiting.is_empty() {
             waiting = random.shuffled(&Event::ALL);
@@ -243,7 +254,7 @@ fn act(chain: &mut Chain<'_>, random: &mut Random, event: Event) {
             await_next(relay, &format!("access of {name} ended"), |relay| relay.signal("HUP"));
         }
         Event::GuestRevoked => {
-            let name = format!("guest-{}", random.next());
+            let name = format!("guest-{}", random.number());
             let token = place.pki.add(&name, &["--role", "subscribe"]);
             chain.hang_up_relay();
             let mut command = place.command(middle, "viewer", RELAY, &token);

@@ -86,6 +86,14 @@ pub struct Life {
     pub samples: Vec<Sample>,
 }
 
+impl Life {
+    /// From the first look to the last, s.
+    pub fn lived_s(&self) -> f64 {
+        let at = |sample: Option<&Sample>| sample.map_or(0.0, |one| one.at_s);
+        at(self.samples.last()) - at(self.samples.first())
+    }
+}
+
 #[cfg(test)]
 impl Life {
     /// One that never was.

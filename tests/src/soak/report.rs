@@ -86,13 +86,12 @@ impl fmt::Display for Report {
         )?;
         for life in self.lives.iter().filter(|life| is_judged(life)) {
             let samples = &life.samples;
-            let lived =
-                samples.last().map_or(0.0, |one| one.at_s) - samples.first().map_or(0.0, |one| one.at_s);
             writeln!(
                 out,
-                "| {} {} | {lived:.0} | {} | {} | {} | {} | {} |",
+                "| {} {} | {:.0} | {} | {} | {} | {} | {} |",
                 life.part,
                 life.number,
+                life.lived_s(),
                 over_time(samples, |one| one.rss_kib as f64 / 1024.0),
                 over_time(samples, |one| one.private_dirty_kib as f64 / 1024.0),
                 over_time(samples, |one| one.descriptors as f64),

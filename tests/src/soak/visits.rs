@@ -197,7 +197,7 @@ fn strangers(visitor: &Visitor<'_>, random: &mut Random) {
 
 /// A capture file, through the relay, to a viewer of its own.
 fn file(visitor: &Visitor<'_>, random: &mut Random) {
-    let name = format!("file-{}", random.next());
+    let name = format!("file-{}", random.number());
     let path = visitor.path("visit.pcapng");
     let mut viewer = visitor.viewer(&["--sniffer", &name, "--until-end", "-w", &path.to_string_lossy()]);
     if !visitor.writes(&mut viewer, &path) {
