@@ -30,7 +30,7 @@ const LINE_BYTES: usize = 400;
 
 /// Of a life this long the quarter that is warm-up is enough to fill what has a bound of its own: pools,
 /// recent blocks.
-const LONG_LIFE_S: f64 = 120.0;
+const LONG_LIFE_S: f64 = 240.0;
 
 /// What each part may grow by, and take at most: its `--memory`, its ring, and what a program takes
 /// beside them.

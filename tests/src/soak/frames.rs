@@ -67,15 +67,16 @@ while not ends:
     due = int(passed * rate)
     upto = min(due, number + 300) # more at once the receiving side of a wire may not take
     show(0, upto)
-    try:
-        while number < upto:
-            out.send(frame(number))
-            number += 1
-    except (OSError, AttributeError):
-        number = upto
-        if out:
-            out.close()
-        out = opened()
+    for attempt in range(2): # the first may only learn that the interface was away
+        try:
+            while number < upto:
+                out.send(frame(number))
+                number += 1
+        except (OSError, AttributeError):
+            if out:
+                out.close()
+            out = opened()
+    number = upto
     show(8, number)
     time.sleep(0.01 if number == due else 0.002)
 ";
