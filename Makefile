@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help setup build generated man completions install uninstall deb try-package demo test sim fuzz conformance tls-check bench-instructions lint clean
+.PHONY: help setup build generated man completions install uninstall deb try-package demo test sim fuzz conformance tls-check bench-instructions soak lint clean
 
 help:
 	@echo 'make demo    capture real traffic between two network namespaces and show it decoded'
@@ -12,6 +12,7 @@ help:
 	@echo 'make fuzz    every decoder and the protocol core, a minute each (SECONDS_EACH=5: a short form)'
 	@echo 'make tls-check     sslscan and testssl.sh against a relay'
 	@echo 'make bench-instructions   instructions of the hot functions, against those expected'
+	@echo 'make soak    ten minutes with churn of every part (MINUTES=60, SEED=7): nothing grows, the ledger adds up'
 	@echo 'make lint    formatting, clippy with warnings as errors, documentation'
 	@echo 'make man completions   man pages and completions of shells: target/generated/'
 	@echo 'make install, make uninstall   with systemd units, man pages, completions; DESTDIR, PREFIX, SYSCONFDIR'
@@ -110,6 +111,11 @@ fuzz:
 # Half a minute, once built. bench/instructions.sh --update writes what is expected.
 bench-instructions:
 	CARGO='$(CARGO)' bench/instructions.sh
+
+MINUTES ?= 10
+SEED ?= 1
+soak:
+	CARGO='$(CARGO)' bench/soak.sh --minutes $(MINUTES) --seed $(SEED)
 
 lint: setup
 	$(CARGO) fmt --all --check

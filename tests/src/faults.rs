@@ -32,6 +32,8 @@ pub const RELAY_FROM_FAR: &str = "ws://10.7.0.1:9440";
 pub const DEAD_TIME: Duration = Duration::from_secs(20);
 /// What is captured: nothing but the numbered datagrams.
 const FILTER: &str = "udp port 5000";
+/// Stages that a summary names in its equation only.
+const UNPACKED_STAGES: [&str; 2] = ["lost before packing", "kernel ring"];
 /// Bytes in front of a datagram's payload.
 const HEADER_BYTES: usize = 42;
 
@@ -140,7 +142,8 @@ impl Wide {
     }
 }
 
-fn join(one: &Netns, name: &str, address: &str, other: &Netns, other_name: &str, other_address: &str) {
+/// Joins two namespaces by a wire with an address at each end.
+pub fn join(one: &Netns, name: &str, address: &str, other: &Netns, other_name: &str, other_address: &str) {
     let one_end = ["link", "add", name, "netns", one.name(), "type", "veth"];
     crate::netns::ip(&[&one_end[..], &["peer", "name", other_name, "netns", other.name()]].concat());
     for (netns, name, address) in [(one, name, address), (other, other_name, other_address)] {
@@ -152,7 +155,8 @@ fn join(one: &Netns, name: &str, address: &str, other: &Netns, other_name: &str,
     other.await_up(other_name);
 }
 
-fn set_link(netns: &Netns, name: &str, is_up: bool) {
+/// Switches an interface on or off.
+pub fn set_link(netns: &Netns, name: &str, is_up: bool) {
     netns.ip(&["link", "set", name, if is_up { "up" } else { "down" }]);
 }
 
@@ -301,28 +305,14 @@ impl Account {
         let missing = missing(&numbers, sent);
 
         let summary = summary_of(viewer);
-        let streams = match summary.split_once(" streams): received") {
-            Some((before, _)) => before.rsplit('(').next().and_then(|count| count.parse().ok()).unwrap_or(1),
-            None => 1,
-        };
+        let streams = streams_in(&summary);
         assert_eq!(number_after(&summary, ", written "), Some(numbers.len() as u64), "{summary}");
         assert!(!viewer.stderr.contains("UNEXPLAINED"), "{}", viewer.stderr);
         assert!(!viewer.stderr.contains("unexplained"), "{}", viewer.stderr);
         let runs = increasing_runs(&numbers);
         assert!(runs as u64 <= streams, "{runs} runs of increasing numbers in {streams} streams: {summary}");
 
-        let mut counted = BTreeMap::new();
-        let missing_text = summary.split_once("; missing ").map_or("", |(_, rest)| rest);
-        for one in missing_text.split(';').next().unwrap_or_default().split(", ") {
-            if let Some((count, stage)) = one.split_once(' ') {
-                *counted.entry(stage.to_owned()).or_default() += count.parse::<u64>().expect("a count");
-            }
-        }
-        for stage in ["lost before packing", "kernel ring"] {
-            if let Some(count) = number_after(&summary, &format!(" + {stage} ")) {
-                *counted.entry(stage.to_owned()).or_default() += count;
-            }
-        }
+        let counted = counted_in(&summary);
         let account = Self { file, numbers, missing, counted, streams, sent, summary };
         eprintln!("[account] {account}");
         account
@@ -393,6 +383,37 @@ fn summary_of(viewer: &Ended) -> String {
     lines.last().map(|line| (*line).to_owned()).unwrap_or_default()
 }
 
+/// How many streams a line of a viewer's summary is about.
+pub fn streams_in(line: &str) -> u64 {
+    match line.split_once(" streams): received") {
+        Some((before, _)) => before.rsplit('(').next().and_then(|count| count.parse().ok()).unwrap_or(1),
+        None => 1,
+    }
+}
+
+/// Packets that a line of a viewer's summary counts as lost, by stage.
+pub fn counted_in(line: &str) -> BTreeMap<String, u64> {
+    let mut counted = missing_in(line);
+    for stage in UNPACKED_STAGES {
+        if let Some(count) = number_after(line, &format!(" + {stage} ")) {
+            *counted.entry(stage.to_owned()).or_default() += count;
+        }
+    }
+    counted
+}
+
+/// The same without what was lost before it was packed.
+pub fn missing_in(line: &str) -> BTreeMap<String, u64> {
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    let text = line.split_once("; missing ").map_or("", |(_, rest)| rest);
+    for one in text.split(';').next().unwrap_or_default().split(", ") {
+        if let Some((count, stage)) = one.split_once(' ') {
+            *counted.entry(stage.to_owned()).or_default() += count.parse::<u64>().expect("a count");
+        }
+    }
+    counted
+}
+
 /// Numbers below `end` that are not among them.
 fn missing(numbers: &[u64], end: u64) -> Vec<u64> {
     let present: BTreeSet<u64> = numbers.iter().copied().collect();
@@ -400,7 +421,7 @@ fn missing(numbers: &[u64], end: u64) -> Vec<u64> {
 }
 
 /// `3-5, 9-9`, the first of them.
-fn ranges(numbers: &[u64]) -> String {
+pub fn ranges(numbers: &[u64]) -> String {
     const SHOWN_MAX: usize = 12;
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for number in numbers {
@@ -430,7 +451,8 @@ fn increasing_runs(numbers: &[u64]) -> usize {
     ends.len()
 }
 
-fn number_after(text: &str, words: &str) -> Option<u64> {
+/// The first number after these words.
+pub fn number_after(text: &str, words: &str) -> Option<u64> {
     let (_, rest) = text.split_once(words)?;
     rest.split(|one: char| !one.is_ascii_digit()).next()?.parse().ok()
 }

@@ -14,6 +14,7 @@ pub mod pki;
 pub mod process;
 pub mod samples;
 pub mod scrape;
+pub mod soak;
 pub mod strangers;
 pub mod transfer;
 pub mod tshark;

@@ -43,7 +43,12 @@ impl Process {
         Self::spawn(command.stdin(Stdio::null()), true)
     }
 
-    /// The same without the echo: for programs by the hundred.
+    /// The same under a name of its own, where several of one program run.
+    pub fn start_as(name: &str, command: &mut Command) -> Self {
+        Self::spawn_as(name, command.stdin(Stdio::null()), true)
+    }
+
+    /// [`Process::start`] without the echo: for programs by the hundred.
     pub fn start_quietly(command: &mut Command) -> Self {
         Self::spawn(command.stdin(Stdio::null()), false)
     }
@@ -57,6 +62,11 @@ impl Process {
 
     fn spawn(command: &mut Command, echo: bool) -> Self {
         let name = command.get_program().to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
+        Self::spawn_as(&name, command, echo)
+    }
+
+    fn spawn_as(name: &str, command: &mut Command, echo: bool) -> Self {
+        let name = name.to_owned();
         let mut child =
             command.stderr(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = child.stderr.take().expect("piped");
