@@ -7,6 +7,7 @@ mod args;
 mod capture;
 mod config;
 mod confine;
+mod doctor;
 mod feedback;
 mod fleet;
 mod handover;
@@ -58,9 +59,12 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, "info");
-    if let Some(Command::Journal { action }) = &args.command {
-        return journal_command::run(action);
+    let is_doctor = matches!(args.command, Some(Command::Doctor(_)));
+    wire::log::start(args.log_format, if is_doctor { "error" } else { "info" });
+    match &args.command {
+        Some(Command::Doctor(asked)) => return doctor::run(&settings, asked.json),
+        Some(Command::Journal { action }) => return journal_command::run(action),
+        None => {}
     }
     if args.list_interfaces {
         return list_interfaces();
