@@ -7,6 +7,7 @@ mod args;
 mod authority;
 mod config;
 mod descriptors;
+mod doctor;
 mod gate;
 mod inbox;
 mod init;
@@ -47,8 +48,10 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, "info");
+    let is_doctor = matches!(args.command, Some(Command::Doctor(_)));
+    wire::log::start(args.log_format, if is_doctor { "error" } else { "info" });
     match &args.command {
+        Some(Command::Doctor(asked)) => return doctor::run(&settings, asked.json),
         Some(Command::Init(args)) => return init::run(args),
         Some(Command::Token { action }) => return token_command::run(action),
         None => {}
