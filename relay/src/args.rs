@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use settings::DoctorArgs;
 use wire::admin::parse_address;
 use wire::connection::Origin;
 use wire::log::{Format, Level};
@@ -103,6 +104,9 @@ pub struct Args {
 /// What the relay does besides forwarding.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Look at this host, the certificates and the access file for what would keep a relay with the
+    /// other options from running well; say what to do about it. Status 1 if something would.
+    Doctor(DoctorArgs),
     /// Make all that a relay needs to be reached safely: a private authority, its certificate, the
     /// first tokens. Prints the lines to paste. Nothing that is there is overwritten.
     Init(InitArgs),

@@ -8,7 +8,7 @@ use listenfd::ListenFd;
 use mio::net::TcpListener;
 
 /// Connections that the kernel keeps until they are accepted; net.core.somaxconn bounds it, too.
-const WAITING_MAX: i32 = 4096;
+pub const WAITING_MAX: i32 = 4096;
 
 /// The socket that was passed, or one on `listen`; and its address. What is wrong begins with the name of what is to be
 /// changed.

@@ -7,6 +7,7 @@ mod args;
 mod authority;
 mod config;
 mod descriptors;
+mod doctor;
 mod figures;
 mod gate;
 mod inbox;
@@ -55,8 +56,10 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    log::start(args.log_format, args.log_level);
+    let is_doctor = matches!(args.command, Some(Command::Doctor(_)));
+    log::start(args.log_format, if is_doctor { log::Level::Error } else { args.log_level });
     match &args.command {
+        Some(Command::Doctor(asked)) => return doctor::run(&settings, asked.json),
         Some(Command::Init(args)) => return init::run(args),
         Some(Command::Token { action }) => return token_command::run(action),
         None => {}

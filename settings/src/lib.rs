@@ -31,7 +31,7 @@ use wire::text::io_text;
 
 use layers::{Layer, Resolved};
 use mistake::{Mistake, Origin};
-use program::Program;
+use program::{Program, Typed};
 
 /// The options about options, which every program has.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -48,6 +48,17 @@ struct Options {
     /// Show the options in force as TOML, each with where it comes from, and leave.
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
+}
+
+/// Name that clap has for the option of the doctor: a program may have a `--json` that is another.
+const FINDINGS_AS_JSON: &str = "findings_as_json";
+
+/// What the subcommand `doctor` of a program takes beside all options of the program.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct DoctorArgs {
+    /// The findings as JSON: an array of objects with subject, level, text and advice.
+    #[arg(id = FINDINGS_AS_JSON, long = "json")]
+    pub json: bool,
 }
 
 /// What packages ask for at build time; nobody else sees it.
@@ -172,16 +183,18 @@ impl<A: Parser> Settings<A> {
         variables: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Loaded<A>, Failure> {
         let program = Program::new(A::command());
-        let (typed, asked, packaging) = match program.read_command_line(&arguments).map_err(Failure::Clap)? {
-            Some(typed) => typed,
-            // A subcommand has options of its own, which no file has.
-            None => {
-                let args = A::try_parse_from(arguments).map_err(Failure::Clap)?;
-                let (fixed, resolved) = Default::default();
-                let settings = Self { args, program, file: None, fixed, resolved, is_asked_to_check: false };
-                return Ok(Loaded::Settings(settings));
-            }
-        };
+        let Typed { layer: typed, asked, packaging, doctor } =
+            match program.read_command_line(&arguments).map_err(Failure::Clap)? {
+                Some(typed) => typed,
+                // A subcommand has options of its own, which no file has.
+                None => {
+                    let args = A::try_parse_from(arguments).map_err(Failure::Clap)?;
+                    let (fixed, resolved) = Default::default();
+                    let settings =
+                        Self { args, program, file: None, fixed, resolved, is_asked_to_check: false };
+                    return Ok(Loaded::Settings(settings));
+                }
+            };
         if let Some(directory) = packaging.generate {
             return Ok(Loaded::Generate(program, directory));
         }
@@ -198,7 +211,11 @@ impl<A: Parser> Settings<A> {
         if !mistakes.is_empty() {
             return Err(Failure::Mistakes { mistakes, asked: is_asked_to_check });
         }
-        let args = A::try_parse_from(resolved.arguments(&program)).map_err(|error| {
+        let mut words = resolved.arguments(&program);
+        words.extend(doctor);
+        let command = A::command().args_conflicts_with_subcommands(false);
+        let args = command.try_get_matches_from(words).and_then(|matches| A::from_arg_matches(&matches));
+        let args = args.map_err(|error| {
             // A mistake in what was typed alone is shown as clap shows it.
             if resolved.in_force.values().all(|given| given.origin == Origin::CommandLine) {
                 return Failure::Clap(error);

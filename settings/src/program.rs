@@ -6,14 +6,16 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::PossibleValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, Args, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, value_parser};
 
 use crate::layers::{Given, Layer};
 use crate::mistake::{Mistake, Origin};
-use crate::{Options, Packaging};
+use crate::{FINDINGS_AS_JSON, Options, Packaging};
 
 /// Options that are about options: they stand on the command line alone.
 const ABOUT_OPTIONS: [&str; 4] = ["config", "check-config", "print-config", "generate"];
+/// The subcommand that looks at what the options come to, and so takes them, on both sides of its name.
+const DOCTOR: &str = "doctor";
 
 /// What an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +51,25 @@ pub struct Program {
     options: Vec<Opt>,
 }
 
+/// A command line.
+#[derive(Debug)]
+pub struct Typed {
+    /// Options of the program.
+    pub layer: Layer,
+    /// Those about options.
+    pub asked: Options,
+    /// What packages ask for.
+    pub packaging: Packaging,
+    /// The doctor was called for: its name and what it takes itself. Otherwise empty.
+    pub doctor: Vec<OsString>,
+}
+
 impl Program {
     /// Takes the program's own description.
     pub fn new(command: Command) -> Self {
         let name = command.get_name().to_owned();
         let options = command.get_arguments().filter_map(Opt::new).collect();
-        let shown = Options::augment_args(command).after_help(format!(
+        let shown = with_options_of_doctor(Options::augment_args(command)).after_help(format!(
             "Every option can also stand in the file of --config, and in the environment as {}. \
              A flag that is true there is undone by --flag=false.",
             variable(&name, "option").replace("OPTION", "OPTION_NAME")
@@ -77,25 +92,17 @@ impl Program {
         variable(&self.name, key)
     }
 
-    /// What was typed, and of it what is about options. `None`: a subcommand, which reads no file.
-    pub fn read_command_line(
-        &self,
-        arguments: &[OsString],
-    ) -> Result<Option<(Layer, Options, Packaging)>, clap::Error> {
+    /// What was typed. `None`: a subcommand that has options of its own, which no file has.
+    pub fn read_command_line(&self, arguments: &[OsString]) -> Result<Option<Typed>, clap::Error> {
         // A flag can be taken back here: --flag=false.
-        let command = self.options.iter().filter(|option| option.kind == Kind::Flag).fold(
-            self.command.clone(),
-            |command, flag| {
-                command.mut_arg(flag.argument.get_id(), |argument| {
-                    argument
-                        .action(ArgAction::Set)
-                        .num_args(0..=1)
-                        .require_equals(true)
-                        .default_missing_value("true")
-                        .value_parser(value_parser!(bool))
-                })
-            },
-        );
+        let mut command = with_values_of_flags(self.command.clone(), &self.options);
+        let is_for_doctor = asks_for_doctor(&command, arguments);
+        if is_for_doctor {
+            let flags = &self.options;
+            command = command
+                .args_conflicts_with_subcommands(false)
+                .mut_subcommand(DOCTOR, |doctor| with_values_of_flags(doctor, flags));
+        }
         let parsed = match command.clone().try_get_matches_from(arguments) {
             // What is missing may stand in the file: it is looked at again when all is together.
             Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {
@@ -110,16 +117,17 @@ impl Program {
             }
             other => other,
         };
-        let mut matches = parsed?;
-        if matches.subcommand_name().is_some() {
+        let matches = parsed?;
+        let doctor = matches.subcommand_matches(DOCTOR).filter(|_| is_for_doctor);
+        if matches.subcommand_name().is_some() && doctor.is_none() {
             return Ok(None);
         }
+        // What stands behind its name wins.
+        let places: Vec<&ArgMatches> = doctor.into_iter().chain([&matches]).collect();
         let mut typed = Layer::default();
         for option in &self.options {
             let id = option.argument.get_id().as_str();
-            if matches.value_source(id) != Some(ValueSource::CommandLine) {
-                continue;
-            }
+            let Some(matches) = places.iter().find(|matches| is_typed(matches, id)) else { continue };
             let origin = Origin::CommandLine;
             let given = match option.kind {
                 Kind::Flag => Given::flag(matches.get_one(id) == Some(&true), origin),
@@ -130,13 +138,18 @@ impl Program {
             };
             typed.insert(option.key.clone(), given);
         }
+        let config = places.iter().find(|matches| is_typed(matches, "config"));
         let asked = Options {
-            config: matches.remove_one("config"),
-            check_config: matches.get_flag("check_config"),
-            print_config: matches.get_flag("print_config"),
+            config: config.and_then(|matches| matches.get_one("config").cloned()),
+            check_config: places.iter().any(|matches| matches.get_flag("check_config")),
+            print_config: places.iter().any(|matches| matches.get_flag("print_config")),
         };
-        let packaging = Packaging { generate: matches.remove_one("generate") };
-        Ok(Some((typed, asked, packaging)))
+        let packaging = Packaging { generate: matches.get_one("generate").cloned() };
+        let words = doctor.map(|doctor| {
+            let json = doctor.get_flag(FINDINGS_AS_JSON).then_some("--json");
+            [DOCTOR].into_iter().chain(json).map(OsString::from).collect()
+        });
+        Ok(Some(Typed { layer: typed, asked, packaging, doctor: words.unwrap_or_default() }))
     }
 
     /// What the environment says, and what is wrong with it. A variable that is empty is as if it were not there.
@@ -239,6 +252,53 @@ impl Program {
         let words = std::iter::once(OsString::from(&self.name)).chain(arguments);
         self.command.clone().try_get_matches_from(words).map(drop)
     }
+}
+
+/// The command with the options of the program taken by its doctor, too.
+fn with_options_of_doctor(command: Command) -> Command {
+    if command.find_subcommand(DOCTOR).is_none() {
+        return command;
+    }
+    let options: Vec<Arg> = command.get_arguments().cloned().collect();
+    command.mut_subcommand(DOCTOR, |doctor| {
+        let own: Vec<String> = doctor.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
+        let is_own = |option: &Arg| option.get_long().is_some_and(|name| own.iter().any(|one| one == name));
+        doctor.args(options.into_iter().filter(|option| !is_own(option)))
+    })
+}
+
+/// The command with flags that take `=false`.
+fn with_values_of_flags(command: Command, options: &[Opt]) -> Command {
+    let has = |command: &Command, flag: &Opt| {
+        command.get_arguments().any(|argument| argument.get_id() == flag.argument.get_id())
+    };
+    options.iter().filter(|option| option.kind == Kind::Flag).fold(command, |command, flag| {
+        if !has(&command, flag) {
+            return command;
+        }
+        command.mut_arg(flag.argument.get_id(), |argument| {
+            argument
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(value_parser!(bool))
+        })
+    })
+}
+
+fn asks_for_doctor(command: &Command, arguments: &[OsString]) -> bool {
+    let parsed = command
+        .clone()
+        .args_conflicts_with_subcommands(false)
+        .ignore_errors(true)
+        .try_get_matches_from(arguments);
+    parsed.is_ok_and(|matches| matches.subcommand_name() == Some(DOCTOR))
+}
+
+/// Whether this was typed here; what the command does not know was not.
+fn is_typed(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).unwrap_or(false) && matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
 impl Opt {

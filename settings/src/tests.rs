@@ -1,13 +1,16 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::*;
 
 #[derive(Clone, Debug, Parser)]
 #[command(name = "demo", group(ArgGroup::new("source").required(true).args(["interface", "read"])))]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Demo {
+    #[command(subcommand)]
+    command: Option<Action>,
     /// Where to look.
     #[arg(short, long, value_name = "IFACE")]
     interface: Vec<String>,
@@ -25,6 +28,17 @@ struct Demo {
     workers: Option<u16>,
     #[arg(long)]
     key: Option<PathBuf>,
+    #[arg(long, requires = "quiet")]
+    json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Action {
+    Doctor(DoctorArgs),
+    Other {
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,6 +120,28 @@ fn what_is_above_sets_aside_what_does_not_go_with_it() {
     assert!(report.contains("demo.toml:3: not in force beside read"), "{report}");
     let error = load("", &[], "--read x -i y").expect_err("both typed");
     assert!(error.contains("cannot be used with"), "{error}");
+}
+
+#[test]
+fn the_doctor_looks_at_what_the_options_come_to() {
+    let file = "interface = \"a\"\nquiet = true\n";
+    for (words, interface, workers, quiet, json) in [
+        ("doctor", "a", None, true, false),
+        ("--workers 3 doctor --json", "a", Some(3), true, true),
+        ("doctor -i b --workers 3 --quiet=false", "b", Some(3), false, false),
+        ("-i b --workers 3 doctor --workers 4 --json", "b", Some(4), true, true),
+    ] {
+        let args = load(file, &[], words).unwrap_or_else(|error| panic!("{words}: {error}")).args;
+        let Some(Action::Doctor(doctor)) = args.command else { panic!("{words}: {args:?}") };
+        assert_eq!((args.interface, args.workers), (vec![interface.to_owned()], workers), "{words}");
+        assert_eq!((args.quiet, doctor.json, args.json), (quiet, json, false), "{words}");
+    }
+    // It needs nothing, and what is wrong with the file is told as ever.
+    assert!(load("", &[], "doctor").is_ok());
+    assert_eq!(load("workers = \"x\"", &[], "doctor").expect_err("a mistake").lines().count(), 1);
+    assert!(load("", &[], "doctor --walk").expect_err("a mistake").contains("--walk"));
+    // Another subcommand has options of its own alone.
+    assert!(load("", &[], "--workers 3 other").is_err());
 }
 
 #[test]

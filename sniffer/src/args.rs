@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use settings::DoctorArgs;
 use wire::admin::parse_address;
 use wire::log::{Format, Level};
 use wire::units::{parse_rate, parse_size, parse_time};
@@ -157,6 +158,9 @@ pub struct Args {
 /// What the sniffer does besides capturing.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
+    /// Look at this host, and the way to the relay, for what would keep the capture that the other
+    /// options describe from running well; say what to do about it. Status 1 if something would.
+    Doctor(DoctorArgs),
     /// Look at a spool: list its segments, verify them, write its packets as pcapng.
     Journal {
         /// What to do.

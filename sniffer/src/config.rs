@@ -225,7 +225,8 @@ fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
     found
 }
 
-fn credential_files(args: &Args) -> CredentialFiles {
+/// The files with credentials that these options name.
+pub fn credential_files(args: &Args) -> CredentialFiles {
     CredentialFiles {
         tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
         token_file: args.token_file.clone(),

@@ -8,6 +8,7 @@ mod args;
 mod capture;
 mod config;
 mod confine;
+mod doctor;
 mod feedback;
 mod fleet;
 mod handover;
@@ -63,9 +64,12 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let args: &Args = &settings.args;
-    wire::log::start(args.log_format, args.log_level);
-    if let Some(Command::Journal { action }) = &args.command {
-        return journal_command::run(action);
+    let is_doctor = matches!(args.command, Some(Command::Doctor(_)));
+    wire::log::start(args.log_format, if is_doctor { wire::log::Level::Error } else { args.log_level });
+    match &args.command {
+        Some(Command::Doctor(asked)) => return doctor::run(&settings, asked.json),
+        Some(Command::Journal { action }) => return journal_command::run(action),
+        None => {}
     }
     if args.list_interfaces {
         return list_interfaces();

@@ -386,6 +386,8 @@ fn man_pages_and_completions_know_the_options() {
         ("man/relay.1", "\\-\\-viewer\\-queue"),
         ("man/viewer.1", "\\-\\-until\\-end"),
         ("man/relay-token-add.1", "\\-\\-expires"),
+        ("man/sniffer-doctor.1", "\\-\\-json"),
+        ("man/viewer-doctor.1", "\\-\\-relay"),
         ("completions/sniffer.bash", "--ring-size"),
         ("completions/_relay", "--viewer-queue"),
         ("completions/viewer.fish", "until-end"),

@@ -3,14 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use settings::DoctorArgs;
 use wire::log::{Format, Level};
 use wire::units::parse_time;
 
 /// Takes packets from a relay and writes them as pcapng: viewer | wireshark -k -i -
 #[derive(Clone, Debug, Parser)]
 #[command(version, about, max_term_width = 100)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than viewing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// The relay, as `wss://HOST[:PORT][/PATH]`, or `ws://...` without TLS.
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:9440")]
     pub relay: String,
@@ -88,4 +94,12 @@ pub struct Args {
     /// it is set, says it instead.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: Level,
+}
+
+/// What the viewer does besides viewing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Look at the way to the relay and at where the packets are to go, with the other options as they
+    /// are; say what to do about what is found. Status 1 if something would keep it from working.
+    Doctor(DoctorArgs),
 }

@@ -175,7 +175,8 @@ pub fn option_mistakes(args: &Args) -> Vec<ConfigError> {
     found
 }
 
-fn credential_files(args: &Args) -> CredentialFiles {
+/// The files with credentials that these options name.
+pub fn credential_files(args: &Args) -> CredentialFiles {
     CredentialFiles {
         tls: ClientFiles { ca: args.ca.clone(), cert: args.cert.clone(), key: args.key.clone() },
         token_file: args.token_file.clone(),

@@ -11,6 +11,7 @@
 
 mod args;
 mod config;
+mod doctor;
 mod interfaces;
 mod ledger;
 mod list;
@@ -36,7 +37,7 @@ use mio::Waker;
 use settings::Settings;
 use wire::text::io_text;
 
-use args::Args;
+use args::{Args, Command};
 use config::{Config, Target};
 use network::{End, Network};
 use output::{Output, Stop, complain, say};
@@ -56,7 +57,12 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    wire::log::start(settings.args.log_format, settings.args.log_level);
+    let doctor = settings.args.command.as_ref().map(|Command::Doctor(asked)| asked.json);
+    let level = if doctor.is_some() { wire::log::Level::Error } else { settings.args.log_level };
+    wire::log::start(settings.args.log_format, level);
+    if let Some(json) = doctor {
+        return doctor::run(&settings, json);
+    }
     let config = match Config::new(&settings.args, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(error) => {

@@ -24,6 +24,7 @@ pub mod clock;
 pub mod connection;
 pub mod credentials;
 pub mod description;
+pub mod doctor;
 pub mod downlink;
 pub mod globs;
 pub mod hub;

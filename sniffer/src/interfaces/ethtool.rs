@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 /// (linux/ethtool.h)
 const ETHTOOL_GSET: u32 = 0x01;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
 const ETHTOOL_GTSO: u32 = 0x1e;
 const ETHTOOL_GGSO: u32 = 0x23;
 const ETHTOOL_GFLAGS: u32 = 0x25;
@@ -30,6 +31,15 @@ pub struct Offloads {
     pub tso: Option<bool>,
     /// Sent segments are cut by the kernel, below the capture.
     pub gso: Option<bool>,
+}
+
+/// Places for received packets that a NIC has between it and the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NicRing {
+    /// As many as there are now.
+    pub received: u32,
+    /// As many as there can be.
+    pub received_max: u32,
 }
 
 /// A driver.
@@ -72,7 +82,17 @@ struct Value {
     data: u32,
 }
 
+/// struct ethtool_ringparam
+#[repr(C)]
+struct RingSizes {
+    command: u32,
+    /// Received, received small, received jumbo, sent.
+    most: [u32; 4],
+    now: [u32; 4],
+}
+
 const _: () = assert!(size_of::<DriverInfo>() == 196);
+const _: () = assert!(size_of::<RingSizes>() == 36);
 const _: () = assert!(size_of::<Settings>() == 44);
 const _: () = assert!(std::mem::offset_of!(Settings, speed_high) == 28);
 const _: () = assert!(size_of::<Value>() == 8);
@@ -89,6 +109,8 @@ unsafe impl Request for DriverInfo {}
 unsafe impl Request for Settings {}
 // SAFETY: as above.
 unsafe impl Request for Value {}
+// SAFETY: as above.
+unsafe impl Request for RingSizes {}
 
 /// A socket to ask by.
 #[derive(Debug)]
@@ -133,6 +155,12 @@ impl Ethtool {
         // All ones, in 16 or in 32 bits, is "unknown".
         (megabits != 0 && megabits != u32::MAX && megabits != 0xffff)
             .then_some(u64::from(megabits) * 1_000_000)
+    }
+
+    pub(super) fn nic_ring(&self, interface: &str) -> Option<NicRing> {
+        let mut sizes = RingSizes { command: ETHTOOL_GRINGPARAM, most: [0; 4], now: [0; 4] };
+        self.call(interface, &mut sizes).ok()?;
+        Some(NicRing { received: sizes.now[0], received_max: sizes.most[0] }).filter(|ring| ring.received > 0)
     }
 
     pub(super) fn offloads(&self, interface: &str) -> Offloads {

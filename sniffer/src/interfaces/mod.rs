@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use nix::ifaddrs::getifaddrs;
 
 pub use self::drops::interface_drops;
-pub use self::ethtool::Offloads;
+pub use self::ethtool::{NicRing, Offloads};
 pub use self::monitor::{LinkEvent, Monitor};
 
 use self::ethtool::Ethtool;
@@ -53,6 +53,8 @@ pub struct InterfaceInfo {
     pub speed_bits: Option<u64>,
     /// Offloads that change what a capture sees.
     pub offloads: Offloads,
+    /// The NIC's own ring of received packets.
+    pub nic_ring: Option<NicRing>,
 }
 
 /// Why an interface could not be looked up.
@@ -161,6 +163,7 @@ fn describe(link: Link, addresses: Vec<IpAddr>, ethtool: Option<&Ethtool>) -> In
         hardware,
         speed_bits: ethtool.and_then(|ethtool| ethtool.speed_bits(&link.name)),
         offloads: ethtool.map(|ethtool| ethtool.offloads(&link.name)).unwrap_or_default(),
+        nic_ring: ethtool.and_then(|ethtool| ethtool.nic_ring(&link.name)),
         index: link.index,
         name: link.name,
     }

@@ -65,6 +65,12 @@ pub fn prepare(directory: &Path) -> Result<(), SpoolError> {
         }
         _ => failed("cannot be made")(error),
     })?;
+    check_ours(directory)
+}
+
+/// Whether a directory that is there, and what is in it, is ours to write.
+pub fn check_ours(directory: &Path) -> Result<(), SpoolError> {
+    let failed = |what| move |source| SpoolError::Directory { directory: directory.to_owned(), what, source };
     let check = |path: PathBuf, flags| match eaccess(&path, flags) {
         Ok(()) => Ok(()),
         Err(Errno::ENOENT) => Ok(()), // it is new

@@ -131,6 +131,13 @@ pub fn warn_if_expired(option: &str, path: &Path, chain: &[CertificateDer<'stati
     Some(not_after_s)
 }
 
+/// When each certificate of a file ends, in seconds since 1970; one of which that cannot be read is left out. `option`
+/// names the file in errors.
+pub fn ends_s(option: &'static str, path: &Path) -> Result<Vec<u64>, TlsError> {
+    let certificates = Named { option, path }.certificates()?;
+    Ok(certificates.iter().filter_map(peer::not_after_s).collect())
+}
+
 /// rustls' word on a chain and a key that were to go together.
 pub fn pair_error(error: &rustls::Error, cert: &Path, key: &Path) -> TlsError {
     match error {

@@ -27,8 +27,8 @@ use rustls::crypto::CryptoProvider;
 pub use client::{ClientFiles, ClientTls};
 pub use fault::TlsFault;
 pub(crate) use fault::{Side, explain};
-pub use files::TlsError;
 pub(crate) use files::warn_if_open;
+pub use files::{TlsError, ends_s};
 pub use peer::PeerCertificate;
 pub use server::{ServerFiles, ServerTls};
 
