@@ -204,7 +204,7 @@ mod tests {
     fn only_what_was_when_nobody_captured_is_excused() {
         let (facts, seen) = sound();
         // 14 to 19 were not captured.
-        let facts = Facts { sent: 20, absent: Vec::from([12..20]), ..facts };
+        let facts = Facts { sent: 20, absent: std::iter::once(12..20).collect(), ..facts };
         let account = account(&facts, &seen, SUMMARY);
         assert_eq!((account.complaints, account.absent), (Vec::new(), 6));
         // After a kill the kernel's last word may be of some that nobody took out of the ring.
@@ -212,7 +212,7 @@ mod tests {
         let killed = Facts { packed: None, ..facts.clone() };
         assert_eq!(complaints(&killed, &seen, &held), [""; 0]);
         assert!(complaints(&facts, &seen, &held).iter().any(|one| one.contains("under way")));
-        let narrow = Facts { absent: Vec::from([19..20]), ..facts };
+        let narrow = Facts { absent: std::iter::once(19..20).collect(), ..facts };
         assert!(complaints(&narrow, &seen, SUMMARY).iter().any(|one| one.contains("somebody captured")));
     }
 }

@@ -22,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const EXAMPLE_CHARS_MAX: usize = 200;
 
 /// Says a line of a kind that can be caused again and again: `limited!(warn, FEW, "connection from {address} refused")`.
-/// The second argument is how many are written at once, [`FEW`](crate::log::FEW) or [`SOME`](crate::log::SOME).
+/// The second argument is how many are written at once, [`FEW`] or [`SOME`].
 /// `limited!(by write, ...)` has lines written by a function, and not as log lines.
 #[macro_export]
 macro_rules! limited {

@@ -2,7 +2,7 @@
 //!
 //! Whatever a peer, the network or a disk can cause again and again is said through [`limited!`](crate::limited), which
 //! counts what it holds back. All that goes to standard error goes through here, log or not, so that nothing is
-//! written across the live line of [`progress`](crate::progress).
+//! written across the live line of [`progress`].
 
 mod journal;
 mod limit;
