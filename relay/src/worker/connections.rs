@@ -213,8 +213,9 @@ impl Worker {
         let (mut code, mut denied) = (POLICY_VIOLATION, None);
         // It is told once, and closes the connection before it is.
         let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));
+        let is_withdrawn = matches!(fault, Fault::Withdrawn(_));
         let (reason, can_be_told) = match fault {
-            Fault::Peer(reason) => (reason, true),
+            Fault::Peer(reason) | Fault::Withdrawn(reason) => (reason, true),
             Fault::Denied(why) => {
                 denied = Some(why);
                 ("access denied".to_owned(), true)
@@ -239,6 +240,8 @@ impl Worker {
                 (Some(why), _) => {
                     limited!(info, FEW, "{}: {reason}: {}", peer.title(), printable(why));
                 }
+                // Peers do not cause it: it is the operator's will, or the end of a term.
+                (None, _) if is_withdrawn => info!("{}: {reason}", peer.title()),
                 (None, Role::Stranger) => limited!(info, FEW, "{}: {reason}", peer.title()),
                 (None, _) => limited!(info, SOME, "{}: {reason}", peer.title()),
             }

@@ -24,7 +24,9 @@ impl Entrance {
                 self.failed_http += 1;
             }
             Fault::Denied(_) => {}
-            Fault::Connection(_) | Fault::Peer(_) | Fault::Left(_) => self.failed_hello += 1,
+            Fault::Connection(_) | Fault::Peer(_) | Fault::Withdrawn(_) | Fault::Left(_) => {
+                self.failed_hello += 1
+            }
         }
     }
 }
@@ -228,7 +230,7 @@ impl Worker {
             }
         }
         for (id, why) in gone {
-            self.fail(id, Fault::Peer(why), now);
+            self.fail(id, Fault::Withdrawn(why), now);
         }
     }
 

@@ -403,6 +403,8 @@ enum Fault {
     Denied(String),
     /// What the peer sent; it is told.
     Peer(String),
+    /// Its right was withdrawn, or has run out; it is told.
+    Withdrawn(String),
     /// The peer told us why it leaves.
     Left(String),
 }
