@@ -177,7 +177,7 @@ for unit in ringcast-relay.service ringcast-sniffer@eth0.service; do
 done
 ! logged ringcast-relay 'others than its owner' || no 'a credential is taken for an open file'
 [ -n "$(inside journalctl -q -p 6..6 -u ringcast-relay -g 'listening on')" ] || no 'levels'
-! inside journalctl -q -p 5 -u 'ringcast*' | grep . || no 'it complains'
+! inside journalctl -q -p 4 -u 'ringcast*' | grep . || no 'it complains'
 well
 
 begin 'a spool has one sniffer'
