@@ -65,6 +65,8 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 const AWAY_TIME: Duration = Duration::from_secs(300);
 /// Time for the last bytes when the relay is stopped.
 const STOP_TIME: Duration = Duration::from_secs(2);
+/// Before it, how long those who are on their way in are waited for.
+const SEE_IN_TIME: Duration = Duration::from_millis(500);
 /// Unsent bytes that the kernel may hold for a connection: more would be old data in front of
 /// control messages and of what a slow viewer should skip.
 const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
@@ -223,7 +225,28 @@ impl Worker {
                 }
             }
         }
+        self.see_in(&mut events)?;
         self.close_all(&mut events)
+    }
+
+    /// Those who are on their way in have a moment to say who they are, and to be told what they ask: a restart is to
+    /// refuse nobody. No more are accepted: who waits at a socket that outlives us comes to the next relay.
+    fn see_in(&mut self, events: &mut Events) -> io::Result<()> {
+        let until = Instant::now() + SEE_IN_TIME;
+        if let Some(mut listener) = self.listener.take() {
+            // A socket of systemd's is not closed with our descriptor of it, and would go on telling.
+            let _ = self.poll.registry().deregister(&mut listener);
+        }
+        self.accepting = false;
+        let is_coming = |peer: &Peer| match peer.role {
+            Role::Stranger => !peer.connection.is_closing(),
+            Role::Subscriber => peer.subscription.is_none() && !peer.connection.is_closing(),
+            Role::Publisher(_) => false,
+        };
+        while Instant::now() < until && self.peers.values().any(is_coming) {
+            self.turn(events, until)?;
+        }
+        Ok(())
     }
 
     fn turn(&mut self, events: &mut Events, tick_due: Instant) -> io::Result<()> {
@@ -348,8 +371,6 @@ impl Worker {
     /// Tells everyone that the relay stops, within a bound.
     fn close_all(&mut self, events: &mut Events) -> io::Result<()> {
         let deadline = Instant::now() + STOP_TIME;
-        self.listener = None;
-        self.accepting = false;
         self.acks_at = Some(Instant::now()); // what is not acknowledged comes again
         self.send_acks(Instant::now());
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
