@@ -200,6 +200,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     }
     wire::service::ready();
     let end = sender.run(&stop, &reload).map_err(|error| failed(format!("poll: {error}")))?;
+    wire::log::finish(); // the summary is the last that is said
     if let Some(summary) = end.summary.filter(|_| !config.quiet) {
         wire::log::say(&summary.to_string());
     }

@@ -138,6 +138,7 @@ fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
     };
     network.take_told();
     network.hide_line();
+    wire::log::finish(); // the summary is the last that is said
     if !config.quiet {
         for line in summary::summary(&network.lines(), &tally.lock().interface_drops) {
             say(&line);
