@@ -27,7 +27,7 @@ enum Op {
 }
 
 fuzz_target!(|ops: Vec<Op>| {
-    let mut downlink = Downlink::new("fuzz".into(), Some(Default::default()));
+    let mut downlink = Downlink::new(Epoch(1), "fuzz".into(), Some(Default::default()));
     let control = |downlink: &mut Downlink, control| {
         let _ = downlink.handle_control(control, 1);
     };

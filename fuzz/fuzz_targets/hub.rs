@@ -116,34 +116,36 @@ fn anyone(peer: u8) -> PeerId {
 }
 
 impl World {
-    fn leave(&mut self, peer: PeerId) {
-        self.hub.remove_peer(peer, self.now_ms);
+    fn leave(&mut self, peer: PeerId, for_good: bool) {
+        self.hub.remove_peer(peer, for_good, self.now_ms);
     }
 
     /// What the relay does of a publisher that broke the protocol.
     fn checked<E: std::fmt::Display>(&mut self, peer: PeerId, done: Result<(), E>) {
         if let Err(error) = done {
             assert!(!error.to_string().is_empty());
-            self.leave(peer);
+            self.leave(peer, false);
         }
     }
 
     fn run(&mut self, op: Op) {
         match op {
             Op::Publisher { peer, epoch, home } => {
+                let was_elsewhere = home > 250;
                 let [epoch, home] = [epoch, home].map(|value| Epoch(u64::from(value % 4)));
-                self.leave(publisher(peer));
-                let run = Run { owner: "one".into(), name: "host".into(), epoch, home };
+                self.leave(publisher(peer), false);
+                let run = Run { owner: "one".into(), name: "host".into(), epoch, home, was_elsewhere };
                 self.hub.add_publisher(publisher(peer), run, "address".into()).expect("one owner");
             }
             Op::Viewer { peer, wanted, cursors } => {
                 let cursors: Vec<Cursor> = cursors.into_iter().map(Place::value).collect();
                 let peer = viewer(peer);
-                let done = self.hub.add_viewer(peer, &wanted.value(), &Grant::anyone(), &cursors);
+                let run = Epoch(peer.0);
+                let done = self.hub.add_viewer(peer, run, &wanted.value(), &Grant::anyone(), &cursors);
                 self.checked(peer, done);
             }
             Op::SoundViewer { peer } => self.connect(sound_viewer(peer)),
-            Op::Leave { peer } => self.leave(anyone(peer)),
+            Op::Leave { peer } => self.leave(anyone(peer), peer > 127),
             Op::Stream { peer, announced } => {
                 let done = self.hub.handle_stream(publisher(peer), announced.value());
                 self.checked(publisher(peer), done);
@@ -192,8 +194,8 @@ impl World {
     }
 
     fn connect(&mut self, peer: PeerId) {
-        self.leave(peer);
-        let fresh = || (Downlink::new("fuzz".into(), Some(Default::default())), 0);
+        self.leave(peer, false);
+        let fresh = || (Downlink::new(Epoch(peer.0), "fuzz".into(), Some(Default::default())), 0);
         let (downlink, messages) = self.sound.entry(peer).or_insert_with(fresh);
         *messages = 0;
         downlink.handle_connected(0);
@@ -207,7 +209,9 @@ impl World {
         downlink.handle_control(welcome, 0).expect("a welcome of ours");
         while let Some(control) = downlink.poll_control() {
             if let Control::Subscribe { selection, cursors } = control {
-                self.hub.add_viewer(peer, &selection, &Grant::anyone(), &cursors).expect("no globs");
+                self.hub
+                    .add_viewer(peer, Epoch(peer.0), &selection, &Grant::anyone(), &cursors)
+                    .expect("no globs");
             }
         }
     }
@@ -239,7 +243,7 @@ impl World {
                     }
                 }
                 Output::Data { .. } => {}
-                Output::Close { peer, .. } => self.leave(peer),
+                Output::Close { peer, .. } => self.leave(peer, false),
             }
         }
     }
@@ -265,7 +269,7 @@ fuzz_target!(|input: (bool, Vec<Op>)| {
     }
     // Whoever leaves takes what waited for it along.
     for peer in (0..99).map(PeerId) {
-        world.leave(peer);
+        world.leave(peer, true);
     }
     world.do_outputs();
     assert_eq!(world.hub.peer_counts(), (0, 0));

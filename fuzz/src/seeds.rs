@@ -197,6 +197,7 @@ fn message_seeds() -> Vec<Vec<u8>> {
             name: "host".into(),
             epoch: Epoch(1),
             home: Epoch(2),
+            former: Epoch(0),
             agent: agent.clone(),
             clock_ns: 7,
             token: Some(wire::secret::Secret::new("rct_a_b")),

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     pub viewer_queue: usize,
 
-    /// Most bytes of what came lately, kept for viewers that come back after a cut. Default: 256MiB, or
+    /// Most bytes of what came lately, kept while a viewer may come back for it. Default: 256MiB, or
     /// a quarter of --memory if that is less; at most half of it.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub recent: Option<usize>,

@@ -31,7 +31,8 @@ pub enum Note {
     Shed,
     /// Say how you are, and who you are.
     Look(Sender<(usize, Box<Figures>)>),
-    /// My viewers have settled the blocks of a stream of yours below this sequence.
+    /// The blocks of a stream below this sequence are settled: of a stream of yours with my viewers, of one of
+    /// mine with all.
     Settled(StreamKey, u64),
 }
 

@@ -36,6 +36,7 @@ use tracing::{error, info, warn};
 use wire::admin::{Admin, AdminError};
 use wire::block::Epoch;
 use wire::clock::wall_s;
+use wire::hub::Awaited;
 use wire::log;
 use wire::pool::Pool;
 use wire::service;
@@ -140,6 +141,7 @@ fn run(config: &Config, settings: Settings<Args>, rights: Arc<Rights>) -> Result
         gate: changeable.gate.clone(),
         rights: Arc::clone(&rights),
         origins: changeable.origins.clone(),
+        awaited: Awaited::default(),
         board: Arc::new(Board::new(config.workers)),
     };
     let mut workers = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use wire::block::Epoch;
 use wire::connection::Connection;
 use wire::hub::Run;
 use wire::message::Selection;
@@ -18,7 +19,7 @@ pub enum Role {
     /// A sniffer.
     Publisher(Run),
     /// A viewer.
-    Subscriber,
+    Subscriber(Epoch),
 }
 
 /// A connection on its way to its worker.
@@ -89,7 +90,7 @@ impl Peer {
         match &self.role {
             Role::Stranger => format!("connection from {}", self.address),
             Role::Publisher(run) => format!("sniffer {} ({})", run.name.escape_debug(), self.address),
-            Role::Subscriber => format!("viewer ({})", self.address),
+            Role::Subscriber(_) => format!("viewer ({})", self.address),
         }
     }
 }

@@ -218,6 +218,7 @@ pub fn hello(role: Role, name: &str, epoch: u64) -> Control {
         name: name.to_owned(),
         epoch: Epoch(epoch),
         home: Epoch(epoch),
+        former: Epoch::default(),
         agent: "a test".to_owned(),
         clock_ns: wall_ns(),
         token: None,

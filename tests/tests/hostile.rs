@@ -249,12 +249,22 @@ fn peers_out_of_turn(url: &str) {
     is_told(peer, "a[");
 
     let mut peer = RawPeer::open(url);
-    let Control::Hello { role, name, epoch, home, agent, clock_ns, token, .. } =
+    let Control::Hello { role, name, epoch, home, former, agent, clock_ns, token, .. } =
         hello(Role::Publish, "new", 5)
     else {
         unreachable!("it is a hello");
     };
-    peer.control(&Control::Hello { protocol: PROTOCOL + 1, role, name, epoch, home, agent, clock_ns, token });
+    peer.control(&Control::Hello {
+        protocol: PROTOCOL + 1,
+        role,
+        name,
+        epoch,
+        home,
+        former,
+        agent,
+        clock_ns,
+        token,
+    });
     is_told(peer, "protocol 2");
 }
 

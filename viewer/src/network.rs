@@ -18,9 +18,9 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use thiserror::Error;
 use tracing::{debug, info, warn};
-use wire::block::StreamKey;
+use wire::block::{Epoch, StreamKey};
 use wire::clock::wall_ns;
-use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
+use wire::connection::{Connection, ConnectionError, NORMAL_CLOSURE, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
 use wire::downlink::{Downlink, DownlinkError, Event};
 use wire::ledger::Report;
@@ -158,7 +158,11 @@ impl Network {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let agent = format!("ringcast viewer {}", env!("CARGO_PKG_VERSION"));
-        let mut downlink = Downlink::new(agent, (!config.list).then(|| config.selection.clone()));
+        let mut downlink = Downlink::new(
+            Epoch(getrandom::u64().map_err(io::Error::other)?),
+            agent,
+            (!config.list).then(|| config.selection.clone()),
+        );
         downlink.set_token(config.credentials.token.clone());
         Ok(Self {
             session: Session {
@@ -296,7 +300,7 @@ impl Network {
             if let Some(messages) = progress.poll_last() {
                 connection.queue_control(&Control::Progress { messages });
             }
-            connection.close(now, 1000, "");
+            connection.close(now, NORMAL_CLOSURE, "");
             let _ = connection.drive(now); // the relay finds out one way or the other
         }
         self.session.downlink.finish();

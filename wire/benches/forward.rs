@@ -15,7 +15,7 @@ use std::time::Instant;
 use common::{KEY, frames, packed, packer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use wire::access::Grant;
-use wire::block::PackedBlock;
+use wire::block::{Epoch, PackedBlock};
 use wire::connection::{Connection, ReadShare, Received, RelayUrl};
 use wire::hub::{Hub, HubConfig, PeerId, Run};
 use wire::message::{Announcement, ENVELOPE_BYTES, Envelope, Selection};
@@ -26,13 +26,19 @@ const SNIFFER: PeerId = PeerId(1);
 /// A hub with a stream, and viewers that have joined it.
 fn hub_of(viewers: u64) -> (Hub, Vec<PeerId>) {
     let mut hub = Hub::new(HubConfig { viewer_queue_bytes: 64 << 20, recent_bytes: 1 << 20 });
-    let run = Run { owner: "bench".into(), name: "bench".into(), epoch: KEY.epoch, home: KEY.epoch };
+    let run = Run {
+        owner: "bench".into(),
+        name: "bench".into(),
+        epoch: KEY.epoch,
+        home: KEY.epoch,
+        was_elsewhere: false,
+    };
     hub.add_publisher(SNIFFER, run, "[::1]:1".into()).expect("its own");
     let announcement = Announcement { key: KEY, interfaces: vec!["eth0".into()], ..Announcement::default() };
     hub.handle_stream(SNIFFER, announcement).expect("a publisher");
     let all: Vec<PeerId> = (2..2 + viewers).map(PeerId).collect();
     for viewer in &all {
-        hub.add_viewer(*viewer, &Selection::default(), &Grant::anyone(), &[]).expect("globs");
+        hub.add_viewer(*viewer, Epoch(1), &Selection::default(), &Grant::anyone(), &[]).expect("globs");
     }
     (hub, all)
 }

@@ -119,6 +119,7 @@ struct Notice {
 /// The viewer's side of the protocol.
 #[derive(Debug)]
 pub struct Downlink {
+    run: Epoch,
     agent: String,
     token: Option<Secret>,
     sees: Vec<String>,
@@ -136,9 +137,11 @@ pub struct Downlink {
 }
 
 impl Downlink {
-    /// A viewer that subscribes to `selection`, or that only asks for the list.
-    pub fn new(agent: String, selection: Option<Selection>) -> Self {
+    /// A viewer that subscribes to `selection`, or that only asks for the list. By its `run`, a fresh random
+    /// number, the relay knows it again after a cut.
+    pub fn new(run: Epoch, agent: String, selection: Option<Selection>) -> Self {
         Self {
+            run,
             agent,
             token: None,
             sees: Vec::new(),
@@ -176,8 +179,9 @@ impl Downlink {
             protocol: PROTOCOL,
             role: Role::Subscribe,
             name: String::new(),
-            epoch: Epoch::default(),
+            epoch: self.run,
             home: Epoch::default(),
+            former: Epoch::default(),
             agent: self.agent.clone(),
             clock_ns,
             token: self.token.clone(),
@@ -526,7 +530,7 @@ mod tests {
     }
 
     fn joined(next_sequence: u64) -> Downlink {
-        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let mut downlink = Downlink::new(Epoch(9), "test".into(), Some(Selection::default()));
         let status =
             StreamStatus { key: KEY, name: "host".into(), packets: next_sequence, ..Default::default() };
         downlink.handle_control(Control::Join { status, next_sequence }, 0).expect("joins");
@@ -632,7 +636,7 @@ mod tests {
     fn after_a_cut_a_stream_goes_on_where_it_was() {
         let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
         let blocks: Vec<_> = (1..=5).map(|count| packets(&mut packer, count)).collect();
-        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let mut downlink = Downlink::new(Epoch(9), "test".into(), Some(Selection::default()));
         welcome(&mut downlink, 1);
         join(&mut downlink, 0, 0);
         downlink.handle_data(message(&blocks[0])).expect("joined");
@@ -655,7 +659,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_not_joined_again_has_ended_until_it_is() {
-        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let mut downlink = Downlink::new(Epoch(9), "test".into(), Some(Selection::default()));
         welcome(&mut downlink, 1);
         join(&mut downlink, 0, 0);
         let notice = Control::Skipped {
@@ -709,7 +713,7 @@ mod tests {
     fn what_a_new_relay_skips_of_what_we_have_is_not_missing() {
         let mut packer = Packer::new(KEY, Pool::new(1 << 24), 1 << 16, Compression::None);
         let blocks: Vec<_> = (0..4).map(|_| packets(&mut packer, 2)).collect();
-        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let mut downlink = Downlink::new(Epoch(9), "test".into(), Some(Selection::default()));
         welcome(&mut downlink, 1);
         join(&mut downlink, 0, 0);
         downlink.handle_data(message(&blocks[0])).expect("joined");
@@ -772,7 +776,7 @@ mod tests {
 
     #[test]
     fn streams_that_ended_long_ago_are_forgotten() {
-        let mut downlink = Downlink::new("test".into(), Some(Selection::default()));
+        let mut downlink = Downlink::new(Epoch(9), "test".into(), Some(Selection::default()));
         let count = 3 * ENDED_STREAMS_MAX as u32;
         for stream in 0..count {
             let key = StreamKey { epoch: Epoch(3), stream };

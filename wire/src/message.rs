@@ -136,7 +136,7 @@ pub struct Announcement {
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[allow(missing_docs)] // fields are documented with the variants
 pub enum Control {
-    /// Client: who it is. `epoch` is a publisher's run; `token` proves it, where the relay asks for one.
+    /// Client: who it is. `epoch` is its run, a fresh random number of each process; `token` proves it, where the relay asks for one.
     Hello {
         protocol: u32,
         role: Role,
@@ -148,6 +148,9 @@ pub enum Control {
         /// its epoch where there is no spool.
         #[serde(default)]
         home: Epoch,
+        /// Of a publisher: the `instance` of the relay that its run was with last; 0: with none yet.
+        #[serde(default)]
+        former: Epoch,
         agent: String,
         clock_ns: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -318,6 +321,7 @@ mod tests {
             name: "host".into(),
             epoch: Epoch(7),
             home: Epoch(7),
+            former: Epoch(8),
             agent: "sniffer".into(),
             clock_ns: 5,
             token: Some(Secret::new("t")),

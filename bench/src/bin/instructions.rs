@@ -170,14 +170,14 @@ fn deframe(_rounds: usize) -> Option<u64> {
 fn forward(rounds: usize) -> Option<u64> {
     let (sniffer, epoch) = (PeerId(1), Epoch(1));
     let mut hub = Hub::new(HubConfig { viewer_queue_bytes: 64 << 20, recent_bytes: 1 << 20 });
-    let run = Run { owner: "bench".into(), name: "bench".into(), epoch, home: epoch };
+    let run = Run { owner: "bench".into(), name: "bench".into(), epoch, home: epoch, was_elsewhere: false };
     hub.add_publisher(sniffer, run, "[::1]:1".into()).ok()?;
     let key = StreamKey { epoch, stream: 0 };
     let announcement = Announcement { key, interfaces: vec!["eth0".into()], ..Announcement::default() };
     hub.handle_stream(sniffer, announcement).ok()?;
     let viewers = (2..2 + FORWARD_VIEWERS).map(PeerId);
     for viewer in viewers.clone() {
-        hub.add_viewer(viewer, &Selection::default(), &Grant::anyone(), &[]).ok()?;
+        hub.add_viewer(viewer, Epoch(1), &Selection::default(), &Grant::anyone(), &[]).ok()?;
     }
     let mut packer = packer();
     let mut blocks = VecDeque::new();

@@ -455,6 +455,7 @@ pub fn hello(role: Role, epoch: Epoch) -> Control {
         name: format!("load-{epoch}"),
         epoch,
         home: epoch,
+        former: Epoch::default(),
         agent: "relay_load".to_owned(),
         clock_ns: 1,
         token: None,

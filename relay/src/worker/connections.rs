@@ -28,7 +28,7 @@ impl Worker {
         self.peers.insert(id, Peer::new(newcomer, now));
         match role {
             Role::Stranger => self.strangers.push_back((id, from)),
-            Role::Publisher(_) | Role::Subscriber => self.welcome_known(id, now),
+            Role::Publisher(_) | Role::Subscriber(_) => self.welcome_known(id, now),
         }
         self.list(id);
         self.serve(id, now);
@@ -103,7 +103,7 @@ impl Worker {
         self.do_outputs(now);
         loop {
             let Some(peer) = self.peers.get_mut(&id) else { return };
-            let is_viewer = peer.role == Role::Subscriber;
+            let is_viewer = matches!(peer.role, Role::Subscriber(_));
             let had_room = is_viewer && peer.connection.wants_data();
             let mut fed = false;
             while is_viewer
@@ -163,7 +163,7 @@ impl Worker {
                 Ok(())
             }
             (_, Control::Pong { .. } | Control::Unknown) => Ok(()),
-            (Role::Subscriber, Control::Progress { messages }) => {
+            (Role::Subscriber(_), Control::Progress { messages }) => {
                 self.hub.handle_progress(PeerId(id), messages);
                 Ok(())
             }
@@ -188,16 +188,17 @@ impl Worker {
                 self.hub.handle_mark(PeerId(id), run.epoch, stream, complete_through_ns);
                 Ok(())
             }
-            (Role::Subscriber, Control::Subscribe { selection, cursors }) => {
-                self.handle_subscribe(id, selection, &cursors, now)
+            (Role::Subscriber(run), Control::Subscribe { selection, cursors }) => {
+                let run = *run;
+                self.handle_subscribe(id, run, selection, &cursors, now)
             }
-            (Role::Subscriber, Control::List) => {
+            (Role::Subscriber(_), Control::List) => {
                 let Some(who) = &peer.who else { return Ok(()) };
                 let (streams, omitted) = self.hub.list(|name| who.grant.may_see(name));
                 peer.connection.queue_control(&Control::Streams { streams, omitted });
                 Ok(())
             }
-            (Role::Publisher(..) | Role::Subscriber, _) => {
+            (Role::Publisher(..) | Role::Subscriber(_), _) => {
                 Err(Fault::Peer("a message that is not for it to send".to_owned()))
             }
         }
@@ -213,6 +214,9 @@ impl Worker {
         let (mut code, mut denied) = (POLICY_VIOLATION, None);
         // It is told once, and closes the connection before it is.
         let is_tls = matches!(fault, Fault::Connection(ConnectionError::Tls(_)));
+        // A viewer that closes in order is done; one that was cut, or that we close, comes back.
+        let for_good =
+            matches!(&fault, Fault::Connection(ConnectionError::Closed { code: NORMAL_CLOSURE, .. }));
         let is_withdrawn = matches!(fault, Fault::Withdrawn(_));
         let (reason, can_be_told) = match fault {
             Fault::Peer(reason) | Fault::Withdrawn(reason) => (reason, true),
@@ -251,7 +255,7 @@ impl Worker {
         }
         let now_ms = now.duration_since(self.started).as_millis() as u64;
         self.end_audit(id, &reason, now);
-        self.hub.remove_peer(PeerId(id), now_ms);
+        self.hub.remove_peer(PeerId(id), for_good, now_ms);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if can_be_told {
             peer.connection.close(now, code, &reason);

@@ -127,7 +127,9 @@ impl Worker {
     /// A stranger says who it is, proves it, and goes to the worker that serves it: the runs of one
     /// spool always to the same, so that a newer connection of it meets the older; viewers in turn.
     pub(super) fn handle_hello(&mut self, id: u64, hello: Control, now: Instant) -> Result<(), Fault> {
-        let Control::Hello { protocol, role, name, epoch, home, token, .. } = hello else { return Ok(()) };
+        let Control::Hello { protocol, role, name, epoch, home, former, token, .. } = hello else {
+            return Ok(());
+        };
         if protocol != PROTOCOL {
             let text =
                 format!("protocol {protocol}: this relay speaks {PROTOCOL}; upgrade the older of the two");
@@ -148,11 +150,12 @@ impl Worker {
                 let home = if home == Epoch::default() { epoch } else { home };
                 let owner = who.grant.name().to_owned();
                 let to = (home.0 % workers as u64) as usize;
-                (Role::Publisher(Run { owner, name, epoch, home }), to)
+                let was_elsewhere = former != Epoch::default() && former != self.instance;
+                (Role::Publisher(Run { owner, name, epoch, home, was_elsewhere }), to)
             }
             HelloRole::Subscribe => {
                 self.next_viewer_worker += 1;
-                (Role::Subscriber, self.next_viewer_worker % workers)
+                (Role::Subscriber(epoch), self.next_viewer_worker % workers)
             }
         };
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
@@ -206,7 +209,7 @@ impl Worker {
         match peer.role.clone() {
             Role::Stranger => {}
             Role::Publisher(run) => self.welcome_publisher(id, run, now),
-            Role::Subscriber => {
+            Role::Subscriber(_) => {
                 let sees = peer.who.as_ref().map(|who| who.grant.sees().to_vec()).unwrap_or_default();
                 self.send_control(id, &self.welcome(&sees));
             }
@@ -237,6 +240,7 @@ impl Worker {
     pub(super) fn handle_subscribe(
         &mut self,
         id: u64,
+        run: Epoch,
         selection: Selection,
         cursors: &[Cursor],
         now: Instant,
@@ -246,7 +250,7 @@ impl Worker {
             return Err(Fault::Peer("a second subscription".to_owned()));
         }
         let Some(who) = &peer.who else { return Ok(()) };
-        let added = self.hub.add_viewer(PeerId(id), &selection, &who.grant, cursors);
+        let added = self.hub.add_viewer(PeerId(id), run, &selection, &who.grant, cursors);
         added.map_err(|error| Fault::Peer(error.to_string()))?;
         let what = selection_text(&selection);
         let (who, from) = (peer.owner(), &peer.address);

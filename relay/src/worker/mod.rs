@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use tracing::info;
-use wire::block::{BLOCK_BYTES_MAX, Epoch, StreamKey};
+use wire::block::{BLOCK_BYTES_MAX, Epoch};
 use wire::clock::{wall_ns, wall_s};
-use wire::connection::{Connection, ConnectionError, ReadShare, Received};
-use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
+use wire::connection::{Connection, ConnectionError, NORMAL_CLOSURE, ReadShare, Received};
+use wire::hub::{Awaited, Hub, HubConfig, Output, PeerId, Run};
 use wire::limited;
 use wire::log::{self, FEW, SOME};
 use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as HelloRole, Selection};
@@ -99,6 +99,8 @@ pub struct Shared {
     pub rights: Arc<Rights>,
     /// Origins of web pages that may connect.
     pub origins: Origins,
+    /// Viewers that may come back.
+    pub awaited: Awaited,
     /// What all of them did.
     pub board: Arc<Board>,
 }
@@ -136,8 +138,6 @@ pub struct Worker {
     unacked_bytes: usize,
     /// When acknowledgements are sent, if any is owed.
     acks_at: Option<Instant>,
-    /// What upstream workers were told is settled.
-    told_settled: HashMap<StreamKey, u64>,
     /// Workers to wake at the end of the turn.
     wake: Vec<bool>,
     /// Workers for which blocks wait here.
@@ -149,12 +149,13 @@ pub struct Worker {
 impl Worker {
     /// A worker that has no connections yet.
     pub fn new(index: usize, config: &Config, shared: Shared, inbox: Inbox) -> Self {
-        let Shared { instance, pool, inboxes, gate, rights, origins, board } = shared;
+        let Shared { instance, pool, inboxes, gate, rights, origins, awaited, board } = shared;
         let mut hub = Hub::new(HubConfig {
             viewer_queue_bytes: config.viewer_queue_bytes,
             recent_bytes: config.recent_bytes,
         });
         hub.set_budget(pool.clone());
+        hub.set_awaited(awaited);
         for other in (0..inboxes.len()).filter(|other| *other != index) {
             hub.add_worker(worker_peer(other), config.viewer_queue_bytes);
         }
@@ -183,7 +184,6 @@ impl Worker {
             starved: Vec::new(),
             unacked_bytes: 0,
             acks_at: None,
-            told_settled: HashMap::new(),
             wake: vec![false; workers],
             worker_data: vec![false; workers],
             started: Instant::now(),
@@ -240,7 +240,7 @@ impl Worker {
         self.accepting = false;
         let is_coming = |peer: &Peer| match peer.role {
             Role::Stranger => !peer.connection.is_closing(),
-            Role::Subscriber => peer.subscription.is_none() && !peer.connection.is_closing(),
+            Role::Subscriber(_) => peer.subscription.is_none() && !peer.connection.is_closing(),
             Role::Publisher(_) => false,
         };
         while Instant::now() < until && self.peers.values().any(is_coming) {

@@ -53,19 +53,17 @@ impl Worker {
                     None => self.worker_data[other] = false,
                 }
             }
-            let told = &mut self.told_settled;
-            for (key, settled) in self.hub.settled_of(worker_peer(other)) {
-                if told.insert(key, settled) != Some(settled) {
-                    self.inboxes.send(self.index, other, Note::Settled(key, settled));
-                    self.wake[other] = true;
-                }
+        }
+        while let Some((to, key, settled)) = self.hub.poll_settled() {
+            if let Some(other) = worker_of(to) {
+                self.inboxes.send(self.index, other, Note::Settled(key, settled));
+                self.wake[other] = true;
             }
+        }
+        for other in (0..self.inboxes.len()).filter(|other| *other != self.index) {
             if std::mem::take(&mut self.wake[other]) {
                 self.inboxes.wake(other);
             }
-        }
-        if self.told_settled.len() > 100_000 {
-            self.told_settled.clear(); // streams that ended long ago; the rest is told again
         }
     }
 

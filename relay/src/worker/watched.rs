@@ -21,7 +21,7 @@ impl Worker {
             match peer.role {
                 Role::Stranger => figures.strangers += 1,
                 Role::Publisher(..) => figures.sniffers += 1,
-                Role::Subscriber => {
+                Role::Subscriber(_) => {
                     figures.viewers += 1;
                     viewers.extend(self.hub.viewer_figures(PeerId(*id)).map(|of| (of, peer)));
                 }

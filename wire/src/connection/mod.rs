@@ -61,6 +61,10 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub const PING_TIME: Duration = Duration::from_secs(5);
 /// After this time without a byte received or acknowledged by the peer's TCP, the line is dead.
 pub const DEAD_TIME: Duration = Duration::from_secs(20);
+/// The close code of a peer that is done (RFC 6455, section 7.4.1).
+pub const NORMAL_CLOSURE: u16 = 1000;
+/// Stands for a connection that ended without a close frame (the same).
+pub const ABNORMAL_CLOSURE: u16 = 1006;
 /// Time for the last bytes and the peer's close once we close.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// Bytes of a client's send buffer: pieces of this size are masked while they are in the cache.
@@ -103,7 +107,7 @@ pub enum ConnectionError {
     #[error("nothing heard for {:.0} s", .silent.as_secs_f64())]
     Dead { silent: Duration },
     #[error("the peer closed the connection{}", reason_text(reason))]
-    Closed { reason: String },
+    Closed { code: u16, reason: String },
     #[error("the peer does not read: over {CONTROL_QUEUE_MAX} control messages or 64 MiB of them wait")]
     NotReading,
     #[error("the budget of memory is used up: no room for what waits for this peer")]
@@ -381,7 +385,7 @@ impl Connection {
         }
         self.data.clear();
         self.data_bytes = 0;
-        if code != 1000 {
+        if code != NORMAL_CLOSURE {
             self.queue_control(&Control::Error { reason: reason.to_owned() });
         }
         self.push_close(code, reason);
@@ -400,7 +404,7 @@ impl Connection {
             }
             Phase::Closing { deadline, .. } => {
                 if now >= deadline {
-                    return Err(ConnectionError::Closed { reason: String::new() });
+                    return Err(ConnectionError::Closed { code: ABNORMAL_CLOSURE, reason: String::new() });
                 }
             }
             Phase::Open => {
@@ -481,7 +485,7 @@ impl Connection {
                     // The other half of the closing handshake; the peer may be gone already.
                     self.push_close(code, "");
                     let _ = self.drive(now);
-                    return Err(ConnectionError::Closed { reason });
+                    return Err(ConnectionError::Closed { code, reason });
                 }
                 Polled::NeedBuffer => {
                     self.wants_buffer = true;
@@ -496,7 +500,9 @@ impl Connection {
             let came = self.transport.read(self.deframer.space());
             match self.note_read(came, before, now, share)? {
                 Came::Bytes(count) => self.deframer.filled(count),
-                Came::End => return Err(ConnectionError::Closed { reason: String::new() }),
+                Came::End => {
+                    return Err(ConnectionError::Closed { code: ABNORMAL_CLOSURE, reason: String::new() });
+                }
                 Came::Again | Came::Blocked => {}
             }
         }
@@ -522,7 +528,7 @@ impl Connection {
             }
             // The alert still goes out, and nothing else can.
             Err(ConnectionError::Tls(_)) if self.is_closing() => {
-                Err(ConnectionError::Closed { reason: String::new() })
+                Err(ConnectionError::Closed { code: ABNORMAL_CLOSURE, reason: String::new() })
             }
             Err(ConnectionError::Tls(fault)) => {
                 self.abandon();
@@ -547,7 +553,9 @@ impl Connection {
             let came = self.transport.read(&mut bytes);
             let count = match self.note_read(came, before, now, share)? {
                 Came::Bytes(count) => count,
-                Came::End => return Err(ConnectionError::Closed { reason: String::new() }),
+                Came::End => {
+                    return Err(ConnectionError::Closed { code: ABNORMAL_CLOSURE, reason: String::new() });
+                }
                 Came::Again | Came::Blocked => continue,
             };
             let rest = match &mut self.phase {

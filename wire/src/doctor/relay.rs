@@ -217,7 +217,7 @@ impl Failure {
         };
         let (text, advice) = match self {
             Self::Connection(ConnectionError::Tls(fault)) => (fault.to_string(), tls_advice(fault).to_owned()),
-            Self::Connection(ConnectionError::Closed { reason }) if !reason.is_empty() => {
+            Self::Connection(ConnectionError::Closed { reason, .. }) if !reason.is_empty() => {
                 return Self::Refused(reason.clone()).finding(client);
             }
             Self::Connection(error) => (

@@ -103,6 +103,7 @@ impl<'a, 'b> Session<'a, 'b> {
                     name: self.client.name.to_owned(),
                     epoch: self.client.epoch,
                     home: self.client.epoch,
+                    former: Default::default(),
                     agent: self.client.agent.to_owned(),
                     clock_ns: wall_ns(),
                     token: credentials.token.clone(),

@@ -134,6 +134,11 @@ impl Hub {
         }
         if !viewer.has_room(block.header()) {
             let stage = viewer.skip(block.header());
+            if viewer.is_worker() {
+                self.awaited.await_others(); // one of its viewers may come here before it is told
+            } else if viewer.miss() {
+                self.awaited.miss(viewer.run);
+            }
             let header = block.header();
             self.totals.skipped.add(stage, header.packet_count.into(), header.byte_count.into());
             return false;
@@ -165,6 +170,9 @@ impl Hub {
             if gap.first_sequence < gap.next_sequence {
                 self.tell(peer, gap.control(key, stage));
             }
+        }
+        if let Some(viewer) = self.viewers.get_mut(&peer) {
+            viewer.misses_until(1); // a message behind what it is told
         }
     }
 

@@ -92,6 +92,9 @@ impl Hub {
                 self.outputs.push_back(Output::Data { to: peer });
             }
         }
+        if let Some(viewer) = self.viewers.get_mut(&peer) {
+            viewer.misses_until(0);
+        }
         self.tell_gone(peer);
     }
 

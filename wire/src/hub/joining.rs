@@ -32,6 +32,12 @@ impl Hub {
                 return Err(HubError::Foreign { key });
             }
         }
+        // What another relay had, its viewers know: this stream of an earlier run, or the one before it.
+        let is_foreign =
+            |key: &StreamKey| key.epoch != publisher.run.epoch && !self.streams.contains_key(key);
+        if [Some(key), predecessor].iter().flatten().any(is_foreign) {
+            self.awaited.await_others();
+        }
         // Its owner would find its run taken when it comes back.
         if self.is_of_another(key.epoch, &publisher.run.owner) {
             return Err(HubError::Foreign { key });
@@ -99,6 +105,9 @@ impl Hub {
             notices: VecDeque::new(),
             next_sequence: (next_sequence > 0).then_some(next_sequence),
             settled: next_sequence,
+            openings: Vec::new(),
+            arrived: 0,
+            arrived_upstream: 0,
             pending: VecDeque::new(),
             subscribers: Vec::new(),
         });
@@ -122,6 +131,12 @@ impl Hub {
             viewers: stream.status.viewers,
             ..status
         };
+        if (stream.openings.is_empty() || has_changed || is_revived) && stream.openings.len() < OPENINGS_MAX {
+            let beginning = Cursor { key, ..Cursor::default() };
+            let place = if stream.openings.is_empty() { beginning } else { stream.place() };
+            let (interfaces, backlog) = (stream.status.interfaces.len(), stream.status.backlog);
+            stream.openings.push(Opening { moment: self.awaited.moment(), place, interfaces, backlog });
+        }
         // Only a first join, or one that says where a stream begins, names a block.
         let begins_at = if begins { next_sequence } else { 0 };
         let status = stream.status.clone();
@@ -158,6 +173,19 @@ impl Hub {
         }
     }
 
+    /// Where a stream is to begin for a viewer that comes back and does not know it: where it would have
+    /// begun if the viewer had been there, if that was a run it knows.
+    fn opened_while_away(&self, viewer: &Viewer, stream: &Stream, knows: bool) -> Option<Cursor> {
+        let since = viewer.since.filter(|_| knows || viewer.knows_epoch(stream.status.key.epoch))?;
+        let mut then = stream.status.clone();
+        let is_its = |opening: &&Opening| {
+            then.interfaces.clone_from(&stream.status.interfaces);
+            then.interfaces.truncate(opening.interfaces);
+            opening.moment > since && (knows || !opening.backlog) && viewer.wants(&then, false)
+        };
+        stream.openings.iter().find(is_its).map(|opening| opening.place)
+    }
+
     /// Joins a viewer to a stream if it wants it and has not joined yet.
     pub(super) fn join(&mut self, peer: PeerId, key: StreamKey) -> bool {
         let (Some(viewer), Some(stream)) = (self.viewers.get(&peer), self.streams.get(&key)) else {
@@ -167,14 +195,11 @@ impl Hub {
         if stream.status.backlog && !viewer.is_worker() && !knows {
             return false;
         }
-        // A stream that began while a viewer was away is its from the beginning.
-        let came_back = !viewer.cursors.is_empty();
-        let is_new_to_it = came_back && (viewer.knows_epoch(key.epoch) || knows);
+        let opened = self.opened_while_away(viewer, stream, knows);
         let (Some(viewer), Some(stream)) = (self.viewers.get_mut(&peer), self.streams.get_mut(&key)) else {
             return false;
         };
-        let begin = Cursor { key, ..Cursor::default() };
-        let cursor = viewer.cursors.get(&key).copied().or(is_new_to_it.then_some(begin));
+        let cursor = viewer.cursors.get(&key).copied().or(opened);
         // A worker takes what is ours, not what it or another worker gave us.
         let from_worker = stream
             .publisher
@@ -200,6 +225,9 @@ impl Hub {
         controls.extend(stream.notices.iter().cloned());
         if let Some(cursor) = cursor {
             viewer.come_back(cursor, is_behind, self.recent.first_number());
+            if is_behind && viewer.miss() {
+                self.awaited.miss(viewer.run);
+            }
         }
         if let Some(behind) = viewer.behind.get_mut(&key) {
             for notice in &stream.notices {

@@ -20,6 +20,7 @@
 //! With several workers each has a hub. A hub sees another worker as an upstream, whose streams it
 //! passes on, and as a downstream that takes all of its own.
 
+mod awaited;
 mod blocks;
 mod catch_up;
 mod figures;
@@ -46,6 +47,7 @@ use crate::message::{
     Announcement, CONTROL_BYTES_MAX, Control, Cursor, Envelope, Selection, StreamAck, StreamStatus,
 };
 use crate::pool::Pool;
+pub use awaited::Awaited;
 use figures::Former;
 pub use figures::{Flow, HubTotals, StreamCounts, ViewerFigures};
 use holdings::{Full, Holdings, NOTICE_BYTES, STREAMS_PER_OWNER_MAX, bytes_of};
@@ -62,6 +64,8 @@ const PREDECESSORS_MAX: usize = 64;
 
 /// Bytes of a list besides its streams, at most.
 const LIST_FRAME_BYTES: usize = 1024;
+/// Openings of one stream that are told apart, at most.
+const OPENINGS_MAX: usize = 16;
 /// Notices of one stream that wait for their gap, at most.
 const NOTICES_MAX: usize = 4096;
 
@@ -137,7 +141,7 @@ pub enum HubError {
 pub struct HubConfig {
     /// Most bytes of blocks that wait for one viewer.
     pub viewer_queue_bytes: usize,
-    /// Most bytes of what came lately, kept for viewers that come back.
+    /// Most bytes of what came lately, kept while a viewer may come back for it.
     pub recent_bytes: usize,
 }
 
@@ -152,6 +156,8 @@ pub struct Run {
     pub epoch: Epoch,
     /// The same for all runs of one spool.
     pub home: Epoch,
+    /// It was another relay's before, whose viewers may come here, too.
+    pub was_elsewhere: bool,
 }
 
 #[derive(Debug)]
@@ -193,6 +199,18 @@ enum State {
     Ended,
 }
 
+/// When a stream was opened to those who want it: at first, when its table had grown, when it was live again.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    /// Among the moments of [`Awaited`].
+    moment: u64,
+    /// Where it was.
+    place: Cursor,
+    /// Of its table, which only grows, so many interfaces were known.
+    interfaces: usize,
+    backlog: bool,
+}
+
 #[derive(Debug)]
 struct Stream {
     status: StreamStatus,
@@ -211,6 +229,11 @@ struct Stream {
     /// Blocks received: the next sequence expected. `None` before the first.
     next_sequence: Option<u64>,
     settled: u64,
+    openings: Vec<Opening>,
+    /// What is before this has arrived, or whoever waited for it has what came behind: it knows why.
+    arrived: u64,
+    /// Of another worker's stream: the same, with all workers.
+    arrived_upstream: u64,
     /// Blocks not settled yet: sequence, and viewers still to be served.
     pending: VecDeque<(u64, u32)>,
     subscribers: Vec<PeerId>,
@@ -247,11 +270,15 @@ pub struct Hub {
     ended: VecDeque<StreamKey>,
     holdings: Holdings,
     recent: Recent,
+    awaited: Awaited,
     outputs: VecDeque<Output>,
     /// Publishers whose takers may have changed.
     takers_changed: BTreeSet<PeerId>,
     /// Publishers that are owed an acknowledgement.
     acks_due: BTreeSet<PeerId>,
+    workers: Vec<PeerId>,
+    /// Workers that are to be told how far streams are settled here.
+    settled_due: BTreeSet<(PeerId, StreamKey)>,
     /// The caller's clock as last told.
     now_ms: u64,
     /// Of publishers that are there, what they count is not in it.
@@ -270,9 +297,12 @@ impl Hub {
             streams: HashMap::new(),
             ended: VecDeque::new(),
             holdings: Holdings::default(),
+            awaited: Awaited::default(),
             outputs: VecDeque::new(),
             takers_changed: BTreeSet::new(),
             acks_due: BTreeSet::new(),
+            workers: Vec::new(),
+            settled_due: BTreeSet::new(),
             now_ms: 0,
             totals: HubTotals::default(),
             former: Former::default(),
@@ -282,6 +312,11 @@ impl Hub {
     /// What is remembered of streams counts against the budget of `pool`.
     pub fn set_budget(&mut self, pool: Pool) {
         self.holdings.set_budget(pool);
+    }
+
+    /// Viewers that may come back are those of all workers that share this.
+    pub fn set_awaited(&mut self, awaited: Awaited) {
+        self.awaited = awaited;
     }
 
     /// Queues a control message. What waits for that peer is held back until it is out: a notice

@@ -20,6 +20,9 @@ impl Hub {
             self.outputs.push_back(Output::Close { peer, reason });
             self.remove_publisher(peer, self.now_ms);
         }
+        if run.was_elsewhere {
+            self.awaited.await_others();
+        }
         self.publishers.insert(peer, Publisher::new(run, address, false));
         Ok(())
     }
@@ -34,34 +37,41 @@ impl Hub {
     pub fn add_worker(&mut self, peer: PeerId, queue_bytes: usize) {
         self.publishers.insert(peer, Publisher::new(Run::default(), String::new(), true));
         self.viewers.insert(peer, Viewer::worker(queue_bytes));
+        self.workers.push(peer);
     }
 
-    /// A viewer subscribed: every stream that matches is joined, from its next block on, or from where
+    /// A run of a viewer subscribed: every stream that matches is joined, from its next block on, or from where
     /// `cursors` say that the viewer is. Of sniffers that its grant does not let it see it learns nothing.
     pub fn add_viewer(
         &mut self,
         peer: PeerId,
+        run: Epoch,
         selection: &Selection,
         grant: &Grant,
         cursors: &[Cursor],
     ) -> Result<(), HubError> {
         let matcher = Matcher::within(selection, grant)?;
-        self.remove_viewer(peer);
-        let mut viewer = Viewer::new(matcher, selection, self.config.viewer_queue_bytes);
+        self.remove_viewer(peer, false);
+        let mut viewer = Viewer::new(run, matcher, selection, self.config.viewer_queue_bytes);
+        viewer.since = (!cursors.is_empty()).then(|| self.awaited.since(run));
         viewer.cursors = cursors.iter().map(|cursor| (cursor.key, *cursor)).collect();
         self.viewers.insert(peer, viewer);
         let mut keys: Vec<StreamKey> = self.streams.keys().copied().collect();
         keys.sort_unstable();
         let joined = keys.into_iter().filter(|key| self.join(peer, *key)).count();
+        if let Some(viewer) = self.viewers.get_mut(&peer) {
+            (viewer.since, viewer.arrived_at) = (None, Some(self.awaited.arrive(run, cursors.is_empty())));
+        }
         self.outputs
             .push_back(Output::Control { to: peer, control: Control::Subscribed { streams: joined as u32 } });
         Ok(())
     }
 
-    /// A connection is gone, whatever it was. `now_ms` is any clock that does not go back.
-    pub fn remove_peer(&mut self, peer: PeerId, now_ms: u64) {
+    /// A connection is gone, whatever it was; a viewer does not come back if it went `for_good`. `now_ms`
+    /// is any clock that does not go back.
+    pub fn remove_peer(&mut self, peer: PeerId, for_good: bool, now_ms: u64) {
         self.now_ms = now_ms;
-        self.remove_viewer(peer);
+        self.remove_viewer(peer, for_good);
         self.remove_publisher(peer, now_ms);
     }
 
@@ -112,8 +122,15 @@ impl Hub {
         }
     }
 
-    pub(super) fn remove_viewer(&mut self, peer: PeerId) {
+    pub(super) fn remove_viewer(&mut self, peer: PeerId, for_good: bool) {
         let Some(mut viewer) = self.viewers.remove(&peer) else { return };
+        // Before anything is settled.
+        if !viewer.is_worker() {
+            self.awaited.leave(viewer.run, for_good);
+            if viewer.misses_some() {
+                self.awaited.catch_up(viewer.run); // as far as this connection goes
+            }
+        }
         for key in viewer.joined() {
             let Some(stream) = self.streams.get_mut(&key) else { continue };
             stream.subscribers.retain(|one| *one != peer);

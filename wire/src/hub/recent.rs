@@ -1,5 +1,6 @@
 //! What came lately, of all streams, in order: blocks and the notices between them, for viewers that
-//! come back after a cut.
+//! come back after a cut. What has arrived everywhere is let go at once if nobody is away: memory that
+//! is used again while it is in the cache costs half of what cold memory does.
 
 use std::collections::VecDeque;
 
@@ -59,13 +60,24 @@ impl Recent {
     /// to let go.
     pub fn shrink(&mut self, bytes_max: usize) -> bool {
         let first = self.first_number;
-        while self.bytes > bytes_max
-            && let Some(entry) = self.entries.pop_front()
-        {
+        while self.bytes > bytes_max && !self.entries.is_empty() {
+            self.pop();
+        }
+        self.first_number > first
+    }
+
+    /// Lets the oldest entries go for as long as they `may_go`.
+    pub fn let_go(&mut self, may_go: impl Fn(&Entry) -> bool) {
+        while self.entries.front().is_some_and(&may_go) {
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
             self.bytes -= entry.cost_bytes();
             self.first_number += 1;
         }
-        self.first_number > first
     }
 
     pub fn bytes(&self) -> usize {

@@ -14,13 +14,28 @@ impl Hub {
     /// The viewer says that so many data messages have arrived: they are settled.
     pub fn handle_progress(&mut self, peer: PeerId, messages: u64) {
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
-        for (key, sequence) in viewer.settle(messages) {
+        let (settled, has_caught_up) = (viewer.settle(messages), viewer.has_caught_up());
+        if let Some(moment) = viewer.arrived_at.take_if(|_| messages > 0) {
+            self.awaited.knows(viewer.run, moment); // what it joined was told before any data
+        }
+        if has_caught_up {
+            self.awaited.catch_up(viewer.run);
+        }
+        for (key, sequence) in settled {
             self.serve(key, sequence);
+        }
+        if has_caught_up {
+            self.let_go();
         }
     }
 
-    /// A downstream worker has settled its blocks of one stream below `settled`.
+    /// Another worker says how far a stream is settled with it: of a stream of its own, how far blocks
+    /// have arrived with all workers; of one of ours, with its viewers.
     pub fn handle_worker_settled(&mut self, peer: PeerId, key: StreamKey, settled: u64) {
+        if let Some(stream) = self.streams.get_mut(&key).filter(|stream| stream.publisher == Some(peer)) {
+            stream.arrived_upstream = settled;
+            return self.let_go();
+        }
         let Some(viewer) = self.viewers.get_mut(&peer) else { return };
         for (key, sequence) in viewer.settle_stream(key, settled) {
             self.serve(key, sequence);
@@ -41,17 +56,56 @@ impl Hub {
     /// Advances what is settled of a stream, and owes its publisher an acknowledgement.
     pub(super) fn settle(&mut self, key: StreamKey) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
-        while stream.pending.front().is_some_and(|(_, waiting)| *waiting == 0) {
+        while let Some((sequence, 0)) = stream.pending.front() {
+            stream.arrived = sequence + 1;
             stream.pending.pop_front();
         }
         let next = stream.next_sequence.unwrap_or(0);
+        if stream.pending.is_empty() {
+            stream.arrived = next;
+        }
         let settled = stream.pending.front().map_or(next, |(sequence, _)| *sequence);
         if settled != stream.settled {
             stream.settled = settled;
-            if let Some(publisher) = stream.publisher {
-                self.owe_ack(publisher, key);
+            match stream.publisher {
+                Some(worker) if self.workers.contains(&worker) => {
+                    self.settled_due.insert((worker, key));
+                }
+                publisher => {
+                    self.settled_due.extend(self.workers.iter().map(|worker| (*worker, key)));
+                    if let Some(publisher) = publisher {
+                        self.owe_ack(publisher, key);
+                    }
+                }
             }
+            self.let_go();
         }
+    }
+
+    /// What has arrived, with all workers, is kept in the recent log only while somebody may come back
+    /// for it.
+    pub(super) fn let_go(&mut self) {
+        if self.awaited.is_any() {
+            return;
+        }
+        let (streams, workers) = (&self.streams, &self.workers);
+        let arrived = |stream: &Stream| match stream.publisher {
+            Some(publisher) if workers.contains(&publisher) => stream.arrived.min(stream.arrived_upstream),
+            _ => stream.arrived,
+        };
+        self.recent.let_go(|entry| {
+            let Some(stream) = streams.get(&entry.key) else { return true };
+            match &entry.what {
+                What::Block(block) => block.header().sequence < arrived(stream),
+                // Whoever has what follows the gap has been told.
+                What::Notice(notice) => Gap::told(notice).is_none_or(|gap| {
+                    let is_over = matches!(stream.state, State::Ended | State::GivenUp);
+                    let is_past = is_over || !stream.notices.contains(notice);
+                    let has_all = arrived(stream) >= stream.next_sequence.unwrap_or(0);
+                    arrived(stream) > gap.next_sequence || (is_past && has_all)
+                }),
+            }
+        });
     }
 
     /// A publisher is owed an acknowledgement of one of its streams.
@@ -91,9 +145,14 @@ impl Hub {
         (!streams.is_empty()).then_some(Control::Ack { streams })
     }
 
-    /// How far the streams of an upstream worker are settled here.
-    pub fn settled_of(&self, peer: PeerId) -> impl Iterator<Item = (StreamKey, u64)> + '_ {
-        let of_peer = move |stream: &&Stream| stream.publisher == Some(peer);
-        self.streams.values().filter(of_peer).map(|stream| (stream.status.key, stream.settled))
+    /// Another worker that is to be told how far a stream is settled here.
+    pub fn poll_settled(&mut self) -> Option<(PeerId, StreamKey, u64)> {
+        while let Some((to, key)) = self.settled_due.pop_first() {
+            if let Some(stream) = self.streams.get(&key) {
+                let is_its = stream.publisher == Some(to);
+                return Some((to, key, if is_its { stream.settled } else { stream.arrived }));
+            }
+        }
+        None
     }
 }

@@ -8,9 +8,10 @@ const SNIFFER: PeerId = PeerId(1);
 const VIEWER: PeerId = PeerId(2);
 const OTHER: PeerId = PeerId(3);
 const EPOCH: Epoch = Epoch(77);
+const VIEWER_RUN: Epoch = Epoch(2);
 
 fn run(name: &str, epoch: Epoch) -> Run {
-    Run { owner: "us".into(), name: name.into(), epoch, home: epoch }
+    Run { owner: "us".into(), name: name.into(), epoch, home: epoch, was_elsewhere: false }
 }
 
 fn all() -> Grant {
@@ -59,7 +60,7 @@ fn acked(hub: &mut Hub) -> (u64, u64) {
 fn a_viewer_gets_what_comes_after_it_joined_by_reference() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     let out = outputs(&mut hub);
     assert!(
         matches!(&out[0], Output::Control { to: VIEWER, control: Control::Join { next_sequence: 1, status } }
@@ -82,7 +83,7 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert_eq!(acked(&mut hub), (1, 1), "with no viewer at once");
     for viewer in [VIEWER, OTHER] {
-        hub.add_viewer(viewer, &Selection::default(), &all(), &[]).expect("globs");
+        hub.add_viewer(viewer, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     }
     outputs(&mut hub);
     for _ in 0..3 {
@@ -95,15 +96,15 @@ fn settled_waits_for_every_viewer_and_for_nobody_else() {
     hub.poll_data(OTHER).expect("waits");
     hub.handle_progress(OTHER, 1);
     assert_eq!(acked(&mut hub), (4, 2));
-    hub.remove_peer(OTHER, 0);
+    hub.remove_peer(OTHER, false, 0);
     assert_eq!(acked(&mut hub), (4, 4), "who leaves waits for nothing");
 }
 
 #[test]
 fn a_slow_viewer_skips_alone_and_is_told() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
-    hub.add_viewer(OTHER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(OTHER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let mut other_has = Vec::new();
     for _ in 0..10 {
@@ -134,7 +135,7 @@ fn a_slow_viewer_skips_alone_and_is_told() {
 #[test]
 fn memory_pressure_takes_the_longest_queue() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     for _ in 0..4 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
     }
@@ -166,7 +167,7 @@ fn memory_pressure_takes_the_longest_queue() {
 #[test]
 fn resent_blocks_are_taken_once_and_gaps_are_told() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     let blocks: Vec<Bytes> = (0..5).map(|_| block(&mut packer, 10)).collect();
     for index in [0, 1, 0, 1] {
         hub.handle_block(SNIFFER, Envelope::default(), blocks[index].clone()).expect("well formed");
@@ -253,7 +254,7 @@ fn lying_publishers_are_refused() {
 #[test]
 fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
     let mut hub = hub(1 << 20);
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     for number in 1..ENDED_STREAMS_MAX as u32 + 50 {
         hub.handle_stream(SNIFFER, announcement(number, Vec::new())).expect("within the limit");
         let key = StreamKey { epoch: EPOCH, stream: number };
@@ -270,10 +271,10 @@ fn the_end_of_a_stream_is_delivered_and_ended_streams_are_forgotten_in_time() {
 #[test]
 fn a_sniffer_that_stays_away_is_given_up() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
-    hub.remove_peer(SNIFFER, 1000);
+    hub.remove_peer(SNIFFER, false, 1000);
     assert_eq!(hub.list(|_| true).0[0].state, "away");
     hub.handle_timeout(30_000, 60_000);
     assert_eq!(hub.list(|_| true).0[0].state, "away");
@@ -318,7 +319,7 @@ fn notices(hub: &mut Hub) -> Vec<(u64, u64, u64, Stage)> {
 #[test]
 fn what_is_shed_while_skipping_is_told_too() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..6 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
@@ -334,7 +335,7 @@ fn a_description_that_is_shed_comes_again() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     assert!(hub.shed(), "the replay waits");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
@@ -346,7 +347,7 @@ fn a_description_that_is_shed_comes_again() {
 #[test]
 fn an_end_that_is_shed_comes_when_there_is_room() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let end = packer.seal_json(Kind::Report, &"end", 0, true).expect("room");
     hub.handle_block(SNIFFER, Envelope::default(), end.bytes().clone()).expect("well formed");
@@ -360,7 +361,7 @@ fn an_end_that_is_shed_comes_when_there_is_room() {
 #[test]
 fn blocks_wait_for_the_notices_before_them() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     assert!(hub.poll_data(VIEWER).is_none(), "the join is not out yet");
     outputs(&mut hub);
@@ -370,7 +371,7 @@ fn blocks_wait_for_the_notices_before_them() {
 #[test]
 fn a_stream_that_comes_in_the_middle_begins_there() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let description = packer.seal_json(Kind::Description, &"table", 0, false).expect("room");
     for _ in 0..3 {
@@ -398,7 +399,7 @@ fn who_joins_behind_a_notice_of_another_worker_is_told_too() {
     block(&mut packer, 10);
     let gap = Gap { first_sequence: 1, next_sequence: 2, packets: 1, bytes: 10 };
     far.handle_skipped(owner, &gap.control(key, Stage::WorkerQueue));
-    far.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    far.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     assert_eq!(notices(&mut far), [(1, 2, 1, Stage::WorkerQueue)]);
 }
 
@@ -431,7 +432,7 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
             far.handle_join(to_owner, status, next_sequence);
         }
     }
-    far.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    far.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     let takers = outputs(&mut far).into_iter().find_map(|output| match output {
         Output::Control { to, control: Control::Takers { viewers, marks } } if to == to_owner => {
             Some((viewers, marks))
@@ -453,8 +454,9 @@ fn a_worker_passes_blocks_on_and_settles_for_its_viewers() {
     assert_eq!(acked(&mut owner), (1, 0));
     assert_eq!(sequences(&mut far, VIEWER), [0]);
     far.handle_progress(VIEWER, 1);
-    let settled: Vec<_> = far.settled_of(to_owner).collect();
-    for (key, through) in settled {
+    let settled: Vec<_> = std::iter::from_fn(|| far.poll_settled()).collect();
+    for (to, key, through) in settled {
+        assert_eq!(to, to_owner);
         owner.handle_worker_settled(to_far, key, through);
     }
     assert_eq!(acked(&mut owner), (1, 1));
@@ -482,14 +484,14 @@ fn paced_publishers_share_half_a_viewers_queue() {
     assert_eq!(windows(&mut hub), [(1, 16), (3, 16)]);
     hub.handle_paced(OTHER, true);
     assert_eq!(windows(&mut hub), [], "who says it again tells nobody anything");
-    hub.remove_peer(SNIFFER, 0);
+    hub.remove_peer(SNIFFER, false, 0);
     assert_eq!(windows(&mut hub), [(3, 32)]);
 }
 
 #[test]
 fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     outputs(&mut hub);
     assert_eq!(sequences(&mut hub, VIEWER), [0]);
@@ -510,11 +512,12 @@ fn a_stream_that_ended_without_its_last_block_does_not_come_back() {
 fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
     let (mut hub, mut packer) =
         (Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 }), packer());
-    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
+    let elsewhere = Run { was_elsewhere: true, ..run("host", EPOCH) };
+    hub.add_publisher(SNIFFER, elsewhere, "[::1]:1".into()).expect("its own");
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
     let cursor = Cursor { key: packer.key(), ..Cursor::default() };
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[cursor]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[cursor]).expect("globs");
     outputs(&mut hub);
     assert_eq!(sequences(&mut hub, VIEWER), [0]);
     let place = Cursor { key: packer.key(), next_sequence: 1, packets: 1, bytes: 10 };
@@ -529,7 +532,7 @@ fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
 #[test]
 fn a_viewer_that_never_says_what_arrived_is_closed() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let (mut sent, mut closed) = (0, Vec::new());
     for _ in 0..=IN_FLIGHT_MAX {
@@ -539,7 +542,7 @@ fn a_viewer_that_never_says_what_arrived_is_closed() {
     }
     assert_eq!(sent, IN_FLIGHT_MAX);
     assert!(matches!(closed[..], [Output::Close { peer: VIEWER, .. }]), "{closed:?}");
-    hub.remove_peer(VIEWER, 0);
+    hub.remove_peer(VIEWER, false, 0);
     assert_eq!(acked(&mut hub), (1 + IN_FLIGHT_MAX as u64, 1 + IN_FLIGHT_MAX as u64));
 }
 
@@ -555,7 +558,7 @@ fn runs_and_streams_belong_to_who_announced_them() {
         Err(HubError::Taken { epoch: Epoch(5) }),
         "nor its spool's other runs"
     );
-    hub.remove_peer(SNIFFER, 0);
+    hub.remove_peer(SNIFFER, false, 0);
     assert_eq!(hub.add_publisher(OTHER, theirs(EPOCH), "[::1]:2".into()), taken, "it is away");
     hub.add_publisher(OTHER, theirs(Epoch(5)), "[::1]:2".into()).expect("a run of its own");
     let announced = hub.handle_stream(OTHER, announcement(0, vec!["eth0".into()]));
@@ -570,7 +573,8 @@ fn runs_and_streams_belong_to_who_announced_them() {
 #[test]
 fn a_viewer_learns_nothing_of_what_it_may_not_see() {
     let mut hub = hub(1 << 20);
-    hub.add_viewer(VIEWER, &Selection::default(), &Grant::to_see(&["web-*"]), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &Grant::to_see(&["web-*"]), &[])
+        .expect("globs");
     let mut packer = packer();
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("in order");
     let mut told = Vec::new();
@@ -588,7 +592,7 @@ fn a_viewer_learns_nothing_of_what_it_may_not_see() {
 #[test]
 fn descriptions_again_and_again_do_not_pile_up() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     let description = packer.seal_json(Kind::Description, &vec![7; 300], 1, false).expect("a buffer");
     let replay = Envelope { replay: true, ..Envelope::default() };
     for _ in 0..1000 {
@@ -611,7 +615,7 @@ fn descriptions_again_and_again_do_not_pile_up() {
 #[test]
 fn blocks_nobody_waits_for_cost_nothing() {
     let (mut hub, mut packer) = (hub(3000), packer());
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..1000 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
@@ -659,7 +663,7 @@ fn a_list_fits_into_a_message_and_tells_what_it_leaves_out() {
 fn the_lag_of_a_viewer_is_the_age_of_what_it_has_not_said_to_have() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     assert_eq!(hub.viewer_figures(VIEWER), None);
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     let figures = |hub: &Hub| hub.viewer_figures(VIEWER).expect("it is there");
     for now_ms in [1000, 3000] {
@@ -687,7 +691,7 @@ fn what_came_in_what_went_out_and_what_was_skipped_is_counted_once() {
     hub.add_worker(OTHER, 1 << 20);
     hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
     hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
-    hub.add_viewer(VIEWER, &Selection::default(), &all(), &[]).expect("globs");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
     outputs(&mut hub);
     for _ in 0..10 {
         hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 1000)).expect("well formed");
@@ -700,7 +704,7 @@ fn what_came_in_what_went_out_and_what_was_skipped_is_counted_once() {
     assert_eq!((totals.skipped.packets(), totals.skipped.packets_at(Stage::ViewerQueue)), (7, 7));
     assert_eq!(hub.viewer_figures(VIEWER).map(|figures| figures.skipped_packets), Some(7));
     assert_eq!(hub.stream_counts(), StreamCounts { live: 1, ..StreamCounts::default() });
-    hub.remove_peer(SNIFFER, 5);
+    hub.remove_peer(SNIFFER, false, 5);
     assert_eq!(hub.totals(), totals, "who leaves takes nothing along");
     assert_eq!(hub.stream_counts(), StreamCounts { away: 1, ..StreamCounts::default() });
 
@@ -720,7 +724,7 @@ fn what_came_in_what_went_out_and_what_was_skipped_is_counted_once() {
 fn counters_of_sniffers_outlive_connections_and_are_bounded() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
     hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
-    hub.remove_peer(SNIFFER, 0);
+    hub.remove_peer(SNIFFER, false, 0);
     let packets = |hub: &Hub, name: &str| hub.received_by_name().get(name).map(|flow| flow.packets);
     assert_eq!(packets(&hub, "host"), Some(1));
     // It comes back, and one more of its name: the sum does not go back when either leaves.
@@ -728,16 +732,83 @@ fn counters_of_sniffers_outlive_connections_and_are_bounded() {
         hub.add_publisher(PeerId(peer), run("host", epoch), "x".into()).expect("its own");
         assert_eq!(packets(&hub, "host"), Some(1));
     }
-    hub.remove_peer(PeerId(11), 0);
+    hub.remove_peer(PeerId(11), false, 0);
     assert_eq!(packets(&hub, "host"), Some(1));
     // A thousand others come and go: who is there keeps its counters.
     for number in 0..2000_u64 {
         let (peer, name) = (PeerId(100 + number), format!("other-{number}"));
         hub.add_publisher(peer, run(&name, Epoch(1000 + number)), "x".into()).expect("its own");
-        hub.remove_peer(peer, 0);
+        hub.remove_peer(peer, false, 0);
     }
     let by_name = hub.received_by_name();
     assert_eq!(by_name.len(), 1000, "the bound");
     assert_eq!(packets(&hub, "host"), Some(1));
     assert!(by_name.contains_key("other-1999") && !by_name.contains_key("other-0"));
+}
+
+/// A hub that keeps what came, with a stream and a viewer of it that has the first block.
+fn hub_with_a_log() -> (Hub, Packer) {
+    let (mut hub, mut packer) =
+        (Hub::new(HubConfig { viewer_queue_bytes: 64 << 10, recent_bytes: 1 << 20 }), packer());
+    hub.add_publisher(SNIFFER, run("host", EPOCH), "[::1]:1".into()).expect("its own");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[]).expect("globs");
+    outputs(&mut hub);
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    assert_eq!(sequences(&mut hub, VIEWER), [0]);
+    assert!(hub.recent_bytes() > 0, "it may be lost before it has it");
+    hub.handle_progress(VIEWER, 1);
+    assert_eq!(hub.recent_bytes(), 0, "it has arrived, and nobody is away");
+    (hub, packer)
+}
+
+#[test]
+fn what_came_is_kept_while_a_viewer_is_away_and_until_it_has_it() {
+    let (mut hub, mut packer) = hub_with_a_log();
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    assert_eq!(sequences(&mut hub, VIEWER), [1]);
+    hub.remove_peer(VIEWER, false, 0);
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    let cursor = Cursor { key: packer.key(), next_sequence: 1, packets: 1, bytes: 10 };
+    hub.add_viewer(OTHER, VIEWER_RUN, &Selection::default(), &all(), &[cursor]).expect("globs");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, OTHER), [1, 2], "what it had not said to have, and what came since");
+    hub.handle_progress(OTHER, 1);
+    assert!(hub.recent_bytes() > 0);
+    hub.handle_progress(OTHER, 2);
+    assert_eq!(hub.recent_bytes(), 0);
+}
+
+#[test]
+fn nothing_is_kept_for_a_viewer_that_took_its_leave() {
+    let (mut hub, mut packer) = hub_with_a_log();
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    hub.remove_peer(VIEWER, true, 0);
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 10)).expect("well formed");
+    assert_eq!(hub.recent_bytes(), 0);
+}
+
+#[test]
+fn what_a_slow_viewer_is_skipped_for_is_kept_in_case_its_line_is_cut() {
+    let (mut hub, mut packer) = hub_with_a_log();
+    for _ in 0..10 {
+        hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer, 30_000)).expect("well formed");
+    }
+    let queued = sequences(&mut hub, VIEWER);
+    assert!(queued.len() < 10, "some are skipped");
+    hub.remove_peer(VIEWER, false, 0);
+    let cursor = Cursor { key: packer.key(), next_sequence: 1, packets: 1, bytes: 10 };
+    hub.add_viewer(OTHER, VIEWER_RUN, &Selection::default(), &all(), &[cursor]).expect("globs");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, OTHER), (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_of_another_relays_viewers_is_kept() {
+    let mut hub = Hub::new(HubConfig { viewer_queue_bytes: 1 << 20, recent_bytes: 1 << 20 });
+    let elsewhere = Run { was_elsewhere: true, ..run("host", EPOCH) };
+    hub.add_publisher(SNIFFER, elsewhere, "[::1]:1".into()).expect("its own");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    hub.handle_block(SNIFFER, Envelope::default(), block(&mut packer(), 10)).expect("well formed");
+    assert!(hub.recent_bytes() > 0);
 }

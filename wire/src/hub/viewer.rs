@@ -41,6 +41,16 @@ struct InFlight {
     since_ms: u64,
 }
 
+/// What a viewer that came back misses.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    Nothing,
+    /// There is more to be handed to it.
+    More,
+    /// It has all when so many data messages of this connection have arrived.
+    Until(u64),
+}
+
 /// Where a viewer is in a stream that it reads out of the recent log.
 #[derive(Clone, Debug)]
 pub(super) struct Behind {
@@ -81,6 +91,13 @@ impl Behind {
 
 #[derive(Debug)]
 pub(super) struct Viewer {
+    /// Its run: the same after a cut.
+    pub run: Epoch,
+    /// While it joins what is there as it comes back: when it knew the streams. Those that are younger are
+    /// its from their beginning.
+    pub since: Option<u64>,
+    /// When it came, until it is certain that it knows the streams of then.
+    pub arrived_at: Option<u64>,
     /// `None`: another worker.
     matcher: Option<Matcher>,
     marks: bool,
@@ -108,6 +125,8 @@ pub(super) struct Viewer {
     pub behind: HashMap<StreamKey, Behind>,
     /// Where it is in the recent log.
     pub recent_at: u64,
+    /// It misses something, or has it once so many data messages have arrived.
+    missing: Missing,
     /// What is live goes before what it missed.
     pub lanes: Lanes,
     /// What is being skipped, by stream. An empty list: a replayed description was dropped.
@@ -120,8 +139,11 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    pub fn new(matcher: Matcher, selection: &Selection, queue_bytes_max: usize) -> Self {
+    pub fn new(run: Epoch, matcher: Matcher, selection: &Selection, queue_bytes_max: usize) -> Self {
         Self {
+            run,
+            since: None,
+            arrived_at: None,
             matcher: Some(matcher),
             marks: selection.marks,
             backlog: selection.backlog,
@@ -138,6 +160,7 @@ impl Viewer {
             cursors: HashMap::new(),
             behind: HashMap::new(),
             recent_at: 0,
+            missing: Missing::Nothing,
             lanes: Lanes::default(),
             skips: HashMap::new(),
             gone: Vec::new(),
@@ -150,7 +173,7 @@ impl Viewer {
     pub fn worker(queue_bytes_max: usize) -> Self {
         let everything = Selection { marks: true, backlog: true, ..Selection::default() };
         let mut viewer = match Matcher::new(&everything) {
-            Ok(matcher) => Self::new(matcher, &everything, queue_bytes_max),
+            Ok(matcher) => Self::new(Epoch::default(), matcher, &everything, queue_bytes_max),
             Err(error) => unreachable!("an empty selection has no glob to refuse: {error}"),
         };
         viewer.matcher = None;
@@ -198,6 +221,34 @@ impl Viewer {
     pub fn has_already(&self, header: &Header) -> bool {
         !self.cursors.is_empty()
             && self.cursors.get(&header.key).is_some_and(|cursor| header.sequence < cursor.next_sequence)
+    }
+
+    /// It misses something from now on; `false` if it did before.
+    pub fn miss(&mut self) -> bool {
+        !matches!(std::mem::replace(&mut self.missing, Missing::More), Missing::More | Missing::Until(_))
+    }
+
+    /// It will have all that it misses, or know what does not come, when all has arrived that is on its
+    /// way and `more` data messages.
+    pub fn misses_until(&mut self, more: usize) {
+        if matches!(self.missing, Missing::More) && self.behind.is_empty() && self.skips.is_empty() {
+            let messages = self.in_flight.len() + self.queue.len() + more;
+            self.missing = Missing::Until(self.arrived + messages as u64);
+        }
+    }
+
+    /// Whether it misses something.
+    pub fn misses_some(&self) -> bool {
+        !matches!(self.missing, Missing::Nothing)
+    }
+
+    /// `true` once: all that it missed has arrived.
+    pub fn has_caught_up(&mut self) -> bool {
+        let has = matches!(self.missing, Missing::Until(messages) if messages <= self.arrived);
+        if has {
+            self.missing = Missing::Nothing;
+        }
+        has
     }
 
     pub fn leave(&mut self, key: StreamKey) {

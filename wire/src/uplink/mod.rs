@@ -188,6 +188,8 @@ pub struct Uplink {
     config: UplinkConfig,
     token: Option<Secret>,
     state: State,
+    /// Which run of a relay welcomed us last.
+    relay: Epoch,
     now_ms: u64,
     streams: BTreeMap<StreamKey, Stream>,
     live: Queue,
@@ -237,6 +239,7 @@ impl Uplink {
             config,
             token: None,
             state: State::Offline(now_ms),
+            relay: Epoch::default(),
             now_ms,
             streams: BTreeMap::new(),
             live: Queue::default(),
@@ -335,6 +338,7 @@ impl Uplink {
             name: self.config.name.clone(),
             epoch: self.config.epoch,
             home: self.config.home,
+            former: self.relay,
             agent: self.config.agent.clone(),
             clock_ns,
             token: self.token.clone(),
@@ -371,7 +375,7 @@ impl Uplink {
     /// A control message of the relay.
     pub fn handle_control(&mut self, control: Control, clock_ns: u64) -> Result<(), UplinkError> {
         match control {
-            Control::Welcome { protocol, clock_ns: relay_ns, .. } => {
+            Control::Welcome { protocol, instance, clock_ns: relay_ns, .. } => {
                 if self.state != State::AwaitWelcome {
                     return Err(UplinkError::OutOfTurn { what: "a second welcome" });
                 }
@@ -379,6 +383,7 @@ impl Uplink {
                     return Err(UplinkError::Protocol { found: protocol });
                 }
                 self.state = State::Streaming;
+                self.relay = instance;
                 self.clock_offset = Some(ClockOffset::of(self.hello_ns, relay_ns, clock_ns));
                 self.progress_ms = self.now_ms;
                 self.backlog_held_until = self.now_ms + BACKLOG_GRACE_MS;

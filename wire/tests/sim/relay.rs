@@ -1,11 +1,11 @@
 //! A simulated relay: workers with a hub each, their inboxes, and turns like the real worker's.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use wire::access::Grant;
 use wire::block::{Epoch, StreamKey};
-use wire::hub::{Hub, HubConfig, Output, PeerId, Run};
+use wire::hub::{Awaited, Hub, HubConfig, Output, PeerId, Run};
 use wire::message::{Control, Envelope, PROTOCOL, Role};
 
 use crate::link::{Connection, End, Message};
@@ -30,18 +30,19 @@ enum Note {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Served {
+    /// Has said hello as this run.
+    Newcomer(Epoch),
     Publisher(Epoch),
     Viewer,
 }
 
 struct Worker {
     hub: Hub,
-    peers: BTreeMap<u64, Option<Served>>,
+    peers: BTreeMap<u64, Served>,
     ready: BTreeSet<u64>,
     inbox: VecDeque<(usize, Note)>,
     /// Data waits for that worker.
     worker_data: Vec<bool>,
-    told_settled: HashMap<StreamKey, u64>,
 }
 
 pub struct Relay {
@@ -57,11 +58,13 @@ fn worker_peer(index: usize) -> PeerId {
 
 impl Relay {
     pub fn new(plan: &Plan, rng: &mut Rng) -> Self {
+        let awaited = Awaited::default();
         let worker = |index: usize| {
             let mut hub = Hub::new(HubConfig {
                 viewer_queue_bytes: plan.viewer_queue_bytes,
                 recent_bytes: plan.recent_bytes,
             });
+            hub.set_awaited(awaited.clone());
             for other in (0..plan.workers).filter(|other| *other != index) {
                 hub.add_worker(worker_peer(other), plan.worker_queue_bytes);
             }
@@ -71,7 +74,6 @@ impl Relay {
                 ready: BTreeSet::new(),
                 inbox: VecDeque::new(),
                 worker_data: vec![false; plan.workers],
-                told_settled: HashMap::new(),
             }
         };
         Self {
@@ -83,12 +85,12 @@ impl Relay {
     }
 
     /// A connection has been closed or found dead by the relay.
-    pub fn forget(&mut self, connection: &mut Connection, now: u64) {
+    pub fn forget(&mut self, connection: &mut Connection, for_good: bool, now: u64) {
         connection.relay = End::Closed;
         let Some(index) = connection.worker else { return };
         self.workers[index].peers.remove(&connection.id);
         self.workers[index].ready.remove(&connection.id);
-        self.workers[index].hub.remove_peer(PeerId(connection.id), CLOCK_START + now);
+        self.workers[index].hub.remove_peer(PeerId(connection.id), for_good, CLOCK_START + now);
     }
 
     pub fn shed(&mut self, rng: &mut Rng) -> bool {
@@ -115,7 +117,7 @@ impl Relay {
                 connection.relay = End::Closed;
                 return Ok(());
             }
-            let Message::Control(Control::Hello { role, name, epoch, home, .. }) = message else {
+            let Message::Control(Control::Hello { role, name, epoch, home, former, .. }) = message else {
                 return Err(format!("the first message is {message:?}"));
             };
             let workers = self.workers.len() as u64;
@@ -135,20 +137,21 @@ impl Relay {
             };
             connection.down.queue_control(welcome);
             let worker = &mut self.workers[index];
-            worker.peers.insert(connection.id, None);
+            worker.peers.insert(connection.id, Served::Newcomer(epoch));
             worker.ready.insert(connection.id);
             if role == Role::Publish {
-                worker.peers.insert(connection.id, Some(Served::Publisher(epoch)));
-                let run = Run { owner: "sim".to_owned(), name, epoch, home };
+                let was_elsewhere = former != Epoch::default() && former != self.instance;
+                worker.peers.insert(connection.id, Served::Publisher(epoch));
+                let run = Run { owner: "sim".to_owned(), name, epoch, home, was_elsewhere };
                 let added = worker.hub.add_publisher(peer, run, "sim".to_owned());
                 added.map_err(|error| error.to_string())?;
             }
             return Ok(());
         };
         let worker = &mut self.workers[index];
-        let role = worker.peers.get(&connection.id).copied().flatten();
+        let role = worker.peers.get(&connection.id).copied();
         match (role, message) {
-            (_, Message::Close) => self.forget(connection, now),
+            (_, Message::Close) => self.forget(connection, true, now),
             (Some(Served::Publisher(_)), Message::Data(envelope, block)) => {
                 worker.hub.handle_block(peer, envelope, block).map_err(|error| error.to_string())?;
             }
@@ -160,11 +163,11 @@ impl Relay {
                 Some(Served::Publisher(epoch)),
                 Message::Control(Control::Mark { stream, complete_through_ns, .. }),
             ) => worker.hub.handle_mark(peer, epoch, stream, complete_through_ns),
-            (None, Message::Control(Control::Subscribe { selection, cursors })) => {
-                worker.peers.insert(connection.id, Some(Served::Viewer));
+            (Some(Served::Newcomer(run)), Message::Control(Control::Subscribe { selection, cursors })) => {
+                worker.peers.insert(connection.id, Served::Viewer);
                 worker
                     .hub
-                    .add_viewer(peer, &selection, &Grant::anyone(), &cursors)
+                    .add_viewer(peer, run, &selection, &Grant::anyone(), &cursors)
                     .map_err(|error| error.to_string())?;
             }
             (Some(Served::Viewer), Message::Control(Control::Progress { messages })) => {
@@ -253,7 +256,7 @@ impl Relay {
     fn feed(&mut self, index: usize, connection: &mut Connection, now: u64, rng: &mut Rng) {
         let worker = &mut self.workers[index];
         let peer = PeerId(connection.id);
-        let is_viewer = worker.peers.get(&connection.id) == Some(&Some(Served::Viewer));
+        let is_viewer = worker.peers.get(&connection.id) == Some(&Served::Viewer);
         loop {
             // Without this a line that was full and is now flushed would wait for an event that
             // nobody sends.
@@ -303,7 +306,7 @@ impl Relay {
                     if let Some(connection) = connections.get_mut(&peer.0) {
                         connection.down.queue_close();
                         connection.down.drive(now, &mut Rng::new(now));
-                        self.forget(connection, now);
+                        self.forget(connection, false, now);
                     }
                 }
             }
@@ -354,13 +357,10 @@ impl Relay {
                     None => self.workers[index].worker_data[other] = false,
                 }
             }
-            let mut settled: Vec<_> = self.workers[index].hub.settled_of(worker_peer(other)).collect();
-            settled.sort_unstable();
-            for (key, settled) in settled {
-                if self.workers[index].told_settled.insert(key, settled) != Some(settled) {
-                    self.workers[other].inbox.push_back((index, Note::Settled(key, settled)));
-                }
-            }
+        }
+        while let Some((to, key, settled)) = self.workers[index].hub.poll_settled() {
+            let other = (to.0 - WORKER_PEERS) as usize;
+            self.workers[other].inbox.push_back((index, Note::Settled(key, settled)));
         }
     }
 

@@ -95,7 +95,7 @@ impl Viewer {
         Self {
             index,
             is_traced: std::env::var_os("RINGCAST_SIM_TRACE").is_some(),
-            downlink: Downlink::new("sim".into(), Some(selection.clone())),
+            downlink: Downlink::new(Epoch(1 + index as u64), "sim".into(), Some(selection.clone())),
             selection,
             connection: None,
             connects_at,

@@ -323,7 +323,7 @@ impl World {
                 connection.up.drive(now, &mut self.rng);
             }
             if matches!(connection.relay, End::NoticesAt(at) if now >= at) {
-                self.relay.forget(connection, now);
+                self.relay.forget(connection, false, now);
             }
             if connection.relay == End::Closed && connection.client == End::Open && connection.down.is_idle()
             {
