@@ -63,6 +63,7 @@ impl Uplink {
         while let Some(waiting) = queue.entries.front() {
             let found = self.streams.get(&waiting.key).map(|stream| (stream, stream.find(waiting.sequence)));
             if let Some((stream, Some(at))) = found
+                && stream.retained[at].arrival == waiting.arrival
                 && !matches!(stream.retained[at].place, Place::ToSpool | Place::Appending)
             {
                 if stream.awaits_ack {
@@ -72,7 +73,9 @@ impl Uplink {
                     return Some((waiting.key, at));
                 }
             }
-            queue.pop(); // dropped, gone to the spool, or the relay has it
+            // Dropped, gone to the spool, or the relay has it. What has come back from the spool has a
+            // place of its own, behind what came back before it.
+            queue.pop();
         }
         None
     }

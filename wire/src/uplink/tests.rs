@@ -384,3 +384,35 @@ fn streams_that_only_the_spool_has_are_not_looked_at() {
     uplink.handle_timeout(SPOOL_DELAY_MS);
     assert!(uplink.busy.len() < 100, "{}", uplink.busy.len());
 }
+
+/// Streams take turns in a lane. What waited in it and went to the spool has its turn again when it has come
+/// back, behind what came back before it; in its old one it would leave what is before it behind.
+#[test]
+fn what_comes_back_from_the_spool_is_sent_in_sequence() {
+    let mut uplink = Uplink::new(config(1 << 20, true), 0);
+    let other = StreamKey { stream: 1, ..KEY };
+    for key in [KEY, other] {
+        uplink.handle_announcement(Announcement { key, ..Announcement::default() });
+    }
+    connect(&mut uplink);
+    let mut others = Packer::new(other, Pool::new(1 << 30), 64 << 10, Compression::None);
+    let mut packer = packer();
+    let (first, between, second) = (block(&mut packer, 10), block(&mut others, 10), block(&mut packer, 10));
+    for block in [&first, &between, &second] {
+        uplink.handle_block(block.clone());
+    }
+    uplink.spool_now();
+    while let Some(request) = uplink.poll_spool() {
+        if matches!(request, SpoolRequest::Append(_)) {
+            uplink.handle_appended(true);
+        } else if matches!(request, SpoolRequest::Read) {
+            break;
+        }
+    }
+    uplink.handle_loaded(Loaded::Block { block: between, is_copy: false });
+    assert!(matches!(uplink.poll_data(), Some(Transmit::Data(..))), "the connection takes no more for now");
+    for block in [first, second] {
+        uplink.handle_loaded(Loaded::Block { block, is_copy: false });
+    }
+    assert_eq!(sent(&mut uplink), [(0, false), (1, false)]);
+}
