@@ -195,10 +195,10 @@ fn bulk_tcp_is_kept_up_to_the_longest_frame_that_wireshark_reads() {
     }
     let _relay = bench.relay();
     // No filter: libpcap's `tcp` does not look behind the jumbo option that such frames have.
-    let sniffer = bench.sniffer("host", &["-i", "v1"]);
-    bench.await_streams(1, 0);
+    // The viewer first: IPv6 sends packets of its own before ours.
     let file = bench.path("out");
     let viewer = bench.viewer(&file, &[]);
+    let sniffer = bench.sniffer("host", &["-i", "v1"]);
     bench.await_streams(1, 1);
     bulk(&bench, "fd00::1", 24_000_000);
     bulk(&bench, "10.9.0.1", 3_000_000);
