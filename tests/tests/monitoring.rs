@@ -132,6 +132,10 @@ fn figures_add_up(workers: &str) {
     assert_eq!(sum(&text, "ringcast_relay_viewer_sent_packets_total"), fed);
     assert_eq!(sum(&text, "ringcast_relay_viewer_queue_bytes"), 0.0);
     assert_eq!(sum(&text, "ringcast_relay_skipped_packets_total"), 0.0);
+    eventually("nothing is kept, for nobody is away", || match scrape(port) {
+        text if sum(&text, "ringcast_relay_recent_bytes") > 0.0 => Err(text),
+        _ => Ok(()),
+    });
     assert_eq!(of("ringcast_relay_connections{role=\"sniffer\"}"), 1.0);
     assert_eq!(of("ringcast_relay_connections{role=\"viewer\"}"), 1.0);
     assert_eq!(of("ringcast_relay_streams{state=\"live\"}"), 1.0);
@@ -169,6 +173,46 @@ fn figures_of_one_worker_add_up() {
 #[test]
 fn figures_of_several_workers_add_up() {
     figures_add_up("3");
+}
+
+#[test]
+fn what_comes_is_kept_for_a_viewer_that_was_killed_and_not_for_one_that_is_done() {
+    let (_relay, url, port) = watched_relay(&[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut transfer = Transfer::start(&url, folder.path());
+    let packets: Vec<Vec<u8>> = (0..20).map(|number| noise(number, 100)).collect();
+    transfer.goes_on(&packets);
+    let kept = |text: &str| sum(text, "ringcast_relay_recent_bytes");
+    let await_viewers = |count: u64| {
+        eventually("a viewer has come or gone", || {
+            let (_, list, _) =
+                run(Command::new(program("viewer")).args(["--relay", &url, "--list", "--json"]));
+            let list: serde_json::Value = serde_json::from_slice(&list).map_err(|error| error.to_string())?;
+            if list[0]["viewers"] == count { Ok(()) } else { Err(list.to_string()) }
+        });
+    };
+    let other = || {
+        let mut viewer = Command::new(program("viewer"));
+        viewer.args(["--relay", &url, "-w"]).arg(folder.path().join("other"));
+        Process::start(&mut viewer)
+    };
+    let done = other();
+    await_viewers(2);
+    transfer.goes_on(&packets);
+    assert_eq!(done.terminate().code(), 0);
+    await_viewers(1);
+    transfer.goes_on(&packets);
+    eventually("nothing is kept for it", || match scrape(port) {
+        text if kept(&text) > 0.0 => Err(text),
+        _ => Ok(()),
+    });
+    let killed = other();
+    await_viewers(2);
+    killed.kill();
+    await_viewers(1);
+    transfer.goes_on(&packets);
+    assert!(kept(&scrape(port)) > 0.0, "it may come back");
+    transfer.finish();
 }
 
 #[test]

@@ -136,7 +136,8 @@ pub struct Announcement {
 #[serde(tag = "type", rename_all = "kebab-case")]
 #[allow(missing_docs)] // fields are documented with the variants
 pub enum Control {
-    /// Client: who it is. `epoch` is its run, a fresh random number of each process; `token` proves it, where the relay asks for one.
+    /// Client: who it is. `epoch` is its run, a fresh random number of each process; `token` proves it,
+    /// where the relay asks for one.
     Hello {
         protocol: u32,
         role: Role,

@@ -42,7 +42,7 @@ struct Known {
 /// One run of a viewer.
 #[derive(Debug, Default)]
 struct Run {
-    /// When it came last, as far as it is certain that it knows the streams of then.
+    /// The moment whose streams it is sure to know: of its last arrival that it has answered.
     since: u64,
     connections: u32,
     /// Connections that miss something which is kept.
@@ -68,12 +68,13 @@ impl Awaited {
         self.shared.moment.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Of when a run knows the streams; 0: it was another relay's before, or comes now.
+    /// The moment whose streams a run is sure to know; 0 if nothing is known of it here.
     pub(super) fn since(&self, run: Epoch) -> u64 {
         self.lock().runs.get(&run).map_or(0, |run| run.since)
     }
 
-    /// A viewer is there, and what it misses is said; `is_new` if it knows no stream yet. When that is.
+    /// A viewer has subscribed, and [`Awaited::miss`] was told if it misses something; `is_new`: it knows no
+    /// stream yet. Returns the moment.
     pub(super) fn arrive(&self, run: Epoch, is_new: bool) -> u64 {
         let moment = self.moment();
         self.change(run, |run| {

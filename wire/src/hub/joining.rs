@@ -158,7 +158,7 @@ impl Hub {
         let mut viewers: Vec<PeerId> = self.viewers.keys().copied().collect();
         viewers.sort_unstable();
         for viewer in viewers {
-            self.join(viewer, key);
+            self.join(viewer, key, None);
         }
     }
 
@@ -173,10 +173,13 @@ impl Hub {
         }
     }
 
-    /// Where a stream is to begin for a viewer that comes back and does not know it: where it would have
-    /// begun if the viewer had been there, if that was a run it knows.
-    fn opened_while_away(&self, viewer: &Viewer, stream: &Stream, knows: bool) -> Option<Cursor> {
-        let since = viewer.since.filter(|_| knows || viewer.knows_epoch(stream.status.key.epoch))?;
+    /// Where a stream begins for a viewer that comes back and has no cursor of it: where it would have begun
+    /// if the viewer had been there, if it was opened `since` then and is of a run that the viewer knows.
+    fn opened_while_away(&self, viewer: &Viewer, stream: &Stream, since: u64) -> Option<Cursor> {
+        let knows = self.knows(viewer, &stream.status);
+        if !knows && !viewer.knows_epoch(stream.status.key.epoch) {
+            return None;
+        }
         let mut then = stream.status.clone();
         let is_its = |opening: &&Opening| {
             then.interfaces.clone_from(&stream.status.interfaces);
@@ -186,16 +189,16 @@ impl Hub {
         stream.openings.iter().find(is_its).map(|opening| opening.place)
     }
 
-    /// Joins a viewer to a stream if it wants it and has not joined yet.
-    pub(super) fn join(&mut self, peer: PeerId, key: StreamKey) -> bool {
+    /// Joins a viewer to a stream if it wants it and has not joined yet. `since`: it comes back, and knew the
+    /// streams of that moment.
+    pub(super) fn join(&mut self, peer: PeerId, key: StreamKey, since: Option<u64>) -> bool {
         let (Some(viewer), Some(stream)) = (self.viewers.get(&peer), self.streams.get(&key)) else {
             return false;
         };
-        let knows = !viewer.is_worker() && self.knows(viewer, &stream.status);
-        if stream.status.backlog && !viewer.is_worker() && !knows {
+        if stream.status.backlog && !viewer.is_worker() && !self.knows(viewer, &stream.status) {
             return false;
         }
-        let opened = self.opened_while_away(viewer, stream, knows);
+        let opened = since.and_then(|since| self.opened_while_away(viewer, stream, since));
         let (Some(viewer), Some(stream)) = (self.viewers.get_mut(&peer), self.streams.get_mut(&key)) else {
             return false;
         };

@@ -40,8 +40,8 @@ impl Hub {
         self.workers.push(peer);
     }
 
-    /// A run of a viewer subscribed: every stream that matches is joined, from its next block on, or from where
-    /// `cursors` say that the viewer is. Of sniffers that its grant does not let it see it learns nothing.
+    /// A run of a viewer subscribed: every stream that matches is joined, from its next block on, or from
+    /// where `cursors` say that the viewer is. Of sniffers that its grant does not let it see it learns nothing.
     pub fn add_viewer(
         &mut self,
         peer: PeerId,
@@ -53,15 +53,17 @@ impl Hub {
         let matcher = Matcher::within(selection, grant)?;
         self.remove_viewer(peer, false);
         let mut viewer = Viewer::new(run, matcher, selection, self.config.viewer_queue_bytes);
-        viewer.since = (!cursors.is_empty()).then(|| self.awaited.since(run));
         viewer.cursors = cursors.iter().map(|cursor| (cursor.key, *cursor)).collect();
         self.viewers.insert(peer, viewer);
         let mut keys: Vec<StreamKey> = self.streams.keys().copied().collect();
         keys.sort_unstable();
-        let joined = keys.into_iter().filter(|key| self.join(peer, *key)).count();
+        let since = (!cursors.is_empty()).then(|| self.awaited.since(run));
+        let joined = keys.into_iter().filter(|key| self.join(peer, *key, since)).count();
+        let arrived_at = self.awaited.arrive(run, cursors.is_empty());
         if let Some(viewer) = self.viewers.get_mut(&peer) {
-            (viewer.since, viewer.arrived_at) = (None, Some(self.awaited.arrive(run, cursors.is_empty())));
+            viewer.arrived_at = Some(arrived_at);
         }
+        self.let_go(); // it may have been the last that was awaited, and miss nothing
         self.outputs
             .push_back(Output::Control { to: peer, control: Control::Subscribed { streams: joined as u32 } });
         Ok(())
@@ -142,6 +144,7 @@ impl Hub {
         for (key, sequence) in viewer.take_unsettled() {
             self.serve(key, sequence);
         }
+        self.let_go(); // it may have been the last that was awaited
     }
 
     pub(super) fn taker_joined(&mut self, publisher: PeerId, viewer: PeerId) {

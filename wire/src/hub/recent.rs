@@ -1,6 +1,6 @@
 //! What came lately, of all streams, in order: blocks and the notices between them, for viewers that
-//! come back after a cut. What has arrived everywhere is let go at once if nobody is away: memory that
-//! is used again while it is in the cache costs half of what cold memory does.
+//! come back after a cut. What has arrived everywhere is let go at once if nobody is away, so
+//! that its memory is used again while it is in the cache.
 
 use std::collections::VecDeque;
 

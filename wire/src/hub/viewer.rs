@@ -93,9 +93,6 @@ impl Behind {
 pub(super) struct Viewer {
     /// Its run: the same after a cut.
     pub run: Epoch,
-    /// While it joins what is there as it comes back: when it knew the streams. Those that are younger are
-    /// its from their beginning.
-    pub since: Option<u64>,
     /// When it came, until it is certain that it knows the streams of then.
     pub arrived_at: Option<u64>,
     /// `None`: another worker.
@@ -142,7 +139,6 @@ impl Viewer {
     pub fn new(run: Epoch, matcher: Matcher, selection: &Selection, queue_bytes_max: usize) -> Self {
         Self {
             run,
-            since: None,
             arrived_at: None,
             matcher: Some(matcher),
             marks: selection.marks,
