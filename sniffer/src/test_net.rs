@@ -2,10 +2,15 @@
 //!
 //! A namespace belongs to a thread, and to the threads and processes it starts; it goes when the last of them, and the
 //! last socket made in it, has gone. So tests neither see each other nor leave anything behind.
+//!
+//! They share one table of descriptors, though, and each process that one of them starts holds a copy of it until it runs
+//! its own program. What must be really gone when a test goes on (a socket, a lock) is let go of by [`let_go`], and
+//! processes are started by [`output_of`] or [`start`], which wait for each other.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
-use std::process::Command;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use afpacket::sync::RawPacketStream;
@@ -71,11 +76,42 @@ pub(crate) fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// Runs `ip`, which has to succeed.
-pub(crate) fn ip(arguments: &str) {
-    let output =
-        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
+/// Held while a process is on its way from this program to its own.
+fn starting() -> MutexGuard<'static, ()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process; it runs its own program when this returns.
+pub(crate) fn start(command: &mut Command) -> Child {
+    let _alone = starting();
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Runs a program to its end.
+pub(crate) fn output_of(command: &mut Command) -> Output {
+    let child = start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    child.wait_with_output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Drops `held` and closes what it has open for good: no process has a copy.
+pub(crate) fn let_go<T>(held: T) {
+    let _alone = starting();
+    drop(held);
+}
+
+/// Runs `ip` of iproute2, which has to succeed, and returns what it prints.
+pub(crate) fn ip(arguments: &str) -> String {
+    let output = output_of(Command::new("ip").args(arguments.split_whitespace()));
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How many want all frames that come by `interface`, as `ip` tells.
+pub(crate) fn promiscuity(interface: &str) -> u32 {
+    let text = ip(&format!("-d link show {interface}"));
+    let word = text.split("promiscuity ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no promiscuity: {text}"))
 }
 
 /// Sends whole frames out of an interface.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::test_net::{PATIENCE, Sender as Wire, TEST_TYPE, frame, in_namespace};
+use crate::test_net::{PATIENCE, Sender as Wire, TEST_TYPE, frame, in_namespace, let_go};
 use crate::uplink::Sender as Uplink;
 use wire::block::{Kind, PackedBlock, StreamKey};
 use wire::ledger::Report;
@@ -192,7 +192,7 @@ fn a_ring_goes_on_under_the_next_stream() {
         assert_eq!(taker.sums(), (PACKETS.into(), 0, PACKETS.into()));
 
         // As after a kill, but that every stream has ended.
-        drop((thread, totals, taker.totals.take()));
+        let_go((thread, totals, taker.totals.take()));
         let former = crate::totals::former_runs(dir.path(), Epoch(1)).expect("read");
         assert_eq!(former[0].streams.len(), streams);
         for stream in &former[0].streams {

@@ -16,7 +16,7 @@ use nix::unistd::getppid;
 use wire::admin::{Admin, Picture, Subject};
 
 use super::*;
-use crate::test_net::skipped;
+use crate::test_net::{output_of, skipped};
 
 /// Where the process of its own finds the spool.
 const SPOOL: &str = "RINGCAST_TEST_SPOOL";
@@ -34,7 +34,7 @@ impl Subject for Well {
 fn in_a_process(name: &str, spool: &Path) {
     let mut command = Command::new(std::env::current_exe().expect("a test knows where it is"));
     command.args([&format!("confine::tests::{name}"), "--exact", "--ignored", "--nocapture"]);
-    let output = command.env(SPOOL, spool).env("RUST_BACKTRACE", "1").output().expect("it runs");
+    let output = output_of(command.env(SPOOL, spool).env("RUST_BACKTRACE", "1"));
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}");

@@ -8,7 +8,7 @@ use super::*;
 use crate::args::Args;
 use crate::capture::tests::{Taken, Taker, config as capture_config, send};
 use crate::config::Source;
-use crate::test_net::{PATIENCE, Sender as Wire, in_namespace, ip};
+use crate::test_net::{PATIENCE, Sender as Wire, in_namespace, ip, promiscuity};
 
 const EPOCH: Epoch = Epoch(0xf1ee);
 
@@ -108,14 +108,6 @@ fn make_pair() {
     ip("link set far up");
 }
 
-fn promiscuity(interface: &str) -> String {
-    let command = ["-d", "link", "show", interface];
-    let output = std::process::Command::new("ip").args(command).output().expect("ip runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let word = text.split("promiscuity ").nth(1).and_then(|rest| rest.split_whitespace().next());
-    word.expect("it says").to_owned()
-}
-
 #[test]
 fn an_interface_that_is_down_for_a_while_is_an_outage_of_its_stream() {
     in_namespace(|| {
@@ -202,7 +194,7 @@ fn an_interface_of_the_same_name_is_captured_again() {
                     let predecessor = StreamKey { epoch: EPOCH, stream: before + ring };
                     assert_eq!(chain.stream(now + ring).predecessor, Some(predecessor));
                 }
-                assert_eq!(promiscuity("far"), rings.to_string());
+                assert_eq!(promiscuity("far"), rings);
                 for _ in 0..4 {
                     chain.until_packets_come();
                 }

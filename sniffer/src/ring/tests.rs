@@ -10,7 +10,8 @@ use nix::poll::PollFlags;
 
 use super::*;
 use crate::test_net::{
-    FAR, PATIENCE, Sender, TEST_TYPE, eventually, frame, frame_to, in_namespace, ip, skipped, wait,
+    FAR, PATIENCE, Sender, TEST_TYPE, eventually, frame, frame_to, in_namespace, ip, let_go, promiscuity,
+    skipped, wait,
 };
 
 /// A frame, taken out of the ring.
@@ -482,7 +483,7 @@ fn a_ring_that_is_dropped_is_really_closed() {
             ring.control().set_filter(&only(TEST_TYPE)).expect("set");
         }
         let control = one.control();
-        drop(one);
+        let_go(one);
         let closed = RingError::Closed { interface: "far".into() };
         assert_eq!(control.set_filter(&accept(100)), Err(closed));
         let sender = Sender::new("near");
@@ -504,7 +505,7 @@ fn a_ring_that_fails_to_open_is_really_closed() {
         assert_eq!(sockets(), before);
         let ring = open(&small("far"));
         assert_eq!(sockets(), before + 1);
-        drop(ring);
+        let_go(ring);
         assert_eq!(sockets(), before);
     });
 }
@@ -562,23 +563,12 @@ fn a_link_that_is_down_can_be_waited_on() {
 #[test]
 fn promiscuous_mode_ends_with_the_ring() {
     in_namespace(|| {
-        let promiscuity = || {
-            let output = std::process::Command::new("ip")
-                .args(["-d", "link", "show", "far"])
-                .output()
-                .expect("ip runs");
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.split("promiscuity ")
-                .nth(1)
-                .and_then(|rest| rest.split_whitespace().next())
-                .map(str::to_owned)
-        };
         let ring = open(&small("far"));
-        assert_eq!(promiscuity().as_deref(), Some("1"));
-        drop(ring);
-        assert_eq!(promiscuity().as_deref(), Some("0"));
+        assert_eq!(promiscuity("far"), 1);
+        let_go(ring);
+        assert_eq!(promiscuity("far"), 0);
         let _modest = open(&RingConfig { promiscuous: false, ..small("far") });
-        assert_eq!(promiscuity().as_deref(), Some("0"));
+        assert_eq!(promiscuity("far"), 0);
     });
 }
 

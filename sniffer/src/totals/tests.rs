@@ -3,13 +3,14 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::test_net::{let_go, start};
 
 const DEAD: Epoch = Epoch(0xdead);
 const OWN: Epoch = Epoch(0x0123);
 
 /// Ends a run as a kill does: nothing is written, and its lock is gone; that is held by the mapping, too.
 fn kill(file: TotalsFile, slots: Vec<TotalsSlot>) {
-    drop((file, slots));
+    let_go((file, slots));
 }
 
 fn former(dir: &Path) -> Vec<FormerRun> {
@@ -129,12 +130,12 @@ fn a_process_that_is_really_killed_leaves_whole_totals() {
     use std::io::BufRead;
     for _ in 0..5 {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command
             .args(["--exact", "totals::tests::records_until_it_is_killed", "--nocapture"])
             .env(CHILD_DIR, dir.path())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .expect("started");
+            .stdout(std::process::Stdio::piped());
+        let mut child = start(&mut command);
         let output = child.stdout.take().expect("a pipe");
         let mut lines = io::BufReader::new(output).lines().map(|line| line.expect("text"));
         assert!(lines.any(|line| line.contains("recording")), "it did not come to that");
