@@ -110,7 +110,9 @@ impl Hub {
     fn push_replay(&mut self, to: PeerId, description: &PackedBlock) {
         let Some(viewer) = self.viewers.get_mut(&to) else { return };
         let header = description.header();
-        if viewer.has_room(header) {
+        if let Some(behind) = viewer.behind.get_mut(&header.key) {
+            behind.misses_description = true; // it goes before the next block out of the recent log
+        } else if viewer.has_room(header) {
             viewer.push_again(header.key, description.bytes().clone(), true, self.now_ms);
             self.outputs.push_back(Output::Data { to });
         } else {

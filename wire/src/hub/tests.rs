@@ -529,6 +529,36 @@ fn the_end_of_a_stream_does_not_overtake_what_comes_out_of_the_recent_log() {
     assert!(outputs(&mut hub).iter().any(tells_gone));
 }
 
+/// Nor when its sniffer says its description again, for which the viewer that is behind has no room.
+#[test]
+fn a_description_said_again_waits_for_who_is_behind() {
+    let (mut hub, mut packer) =
+        (Hub::new(HubConfig { viewer_queue_bytes: 0, recent_bytes: 1 << 20 }), packer());
+    let elsewhere = Run { was_elsewhere: true, ..run("host", EPOCH) };
+    hub.add_publisher(SNIFFER, elsewhere, "[::1]:1".into()).expect("its own");
+    hub.handle_stream(SNIFFER, announcement(0, vec!["eth0".into()])).expect("a publisher");
+    let description = packer.seal_json(Kind::Description, &vec![7; 300], 1, false).expect("a buffer");
+    hub.handle_block(SNIFFER, Envelope::default(), description.bytes().clone()).expect("well formed");
+    for sequence in 1..=3 {
+        let block = block(&mut packer, 10);
+        if sequence != 2 {
+            hub.handle_block(SNIFFER, Envelope::default(), block).expect("well formed");
+        }
+    }
+    let cursor = Cursor { key: packer.key(), ..Cursor::default() };
+    hub.add_viewer(VIEWER, VIEWER_RUN, &Selection::default(), &all(), &[cursor]).expect("globs");
+    for _ in 0..2 {
+        let replay = Envelope { replay: true, ..Envelope::default() };
+        hub.handle_block(SNIFFER, replay, description.bytes().clone()).expect("well formed");
+    }
+    let end = packer.seal_json(Kind::Report, &vec![7], 1, true).expect("a buffer");
+    hub.handle_block(SNIFFER, Envelope::default(), end.bytes().clone()).expect("well formed");
+    outputs(&mut hub);
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 0, 1]);
+    assert_eq!(notices(&mut hub), [(2, 3, 1, Stage::ViewerAway)]);
+    assert_eq!(sequences(&mut hub, VIEWER), [0, 3, 4]);
+}
+
 #[test]
 fn a_viewer_that_never_says_what_arrived_is_closed() {
     let (mut hub, mut packer) = (hub(1 << 20), packer());
