@@ -1,5 +1,5 @@
 //! Whether room is short, on the line or on the disk: bytes are dearer than CPU then, and packing
-//! compresses all that shrinks.
+//! compresses all that shrinks by more than a little.
 //!
 //! Blocks that wait without a pause for a second are taken for a line that does not keep up. So it
 //! stays for ten seconds, and for twice as long each time that it is found again soon: a line that
