@@ -85,9 +85,9 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     pub ring_size: usize,
 
-    /// Size of a block of the ring: a power of two, 4KiB to 16MiB. Below 1MiB large frames of
-    /// offloads may be cut.
-    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = parse_size)]
+    /// Size of a block of the ring: a power of two, 4KiB to 16MiB. Larger ones cost less CPU at load;
+    /// below 1MiB large frames of offloads may be cut.
+    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = parse_size)]
     pub block_size: usize,
 
     /// What a lone packet waits at most before it is sent, 1ms to 10s.
@@ -188,7 +188,8 @@ pub enum Fanout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompressionArg {
     /// LZ4 where it leaves half or less, which costs less CPU in all than sending it as it is. While
-    /// the line or the disk is short of room (--rate, an outage, a line that is behind), as lz4.
+    /// the line or the disk is short of room (--rate, an outage, a line that is behind), for all that it
+    /// shrinks by a sixteenth.
     Auto,
     /// LZ4 wherever it helps at all: for lines that are slow or paid by the byte.
     Lz4,

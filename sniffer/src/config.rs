@@ -14,7 +14,7 @@ use wire::tls::ClientFiles;
 use crate::args::{Args, CompressionArg, Fanout};
 use crate::ring::FanoutMode;
 
-/// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, one under way.
+/// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, and some under way.
 const WORKING_BYTES: usize = 8 << 20;
 /// Most bytes of a packed block, but for a packet that is larger: it stays in a core's cache from packing to sending, and at the relay
 /// and the viewer from the socket on.
@@ -209,9 +209,8 @@ fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
         found.push(ConfigError::BlockTimeout { found: args.block_timeout });
     }
     let rings = args.interface.len().max(1).saturating_mul(args.cores.len().max(1));
-    let body_scale = args.block_size.div_ceil(1 << 20);
-    let least = MEMORY_BYTES_MIN.max(rings.saturating_mul(WORKING_BYTES).saturating_mul(body_scale));
-    if is_block && args.memory < least {
+    let least = MEMORY_BYTES_MIN.max(rings.saturating_mul(WORKING_BYTES));
+    if args.memory < least {
         found.push(ConfigError::Memory { found: args.memory, least });
     }
     if args.spool_size < SPOOL_BYTES_MIN {

@@ -65,10 +65,14 @@ impl Handover {
 
     /// Hands over, and wakes the uplink.
     pub fn send(&self, handed: Handed) {
+        self.put(handed);
+        self.wake();
+    }
+
+    /// Hands over what has time until [`Handover::wake`], which must follow.
+    pub fn put(&self, handed: Handed) {
         // When the uplink has ended there is nobody left to tell.
-        if self.sender.send(handed).is_ok() {
-            let _ = self.waker.wake();
-        }
+        let _ = self.sender.send(handed);
     }
 
     /// Whether bytes are dear, on the line or on the disk.

@@ -41,14 +41,26 @@ impl Output {
 
     /// Hands over what was gathered, if anything.
     pub fn seal(&mut self, handover: &Handover) {
-        self.packer.set_room_is_short(handover.room_is_short());
-        if let Some(block) = self.packer.seal() {
-            self.hand_over(block, handover);
+        if self.put(handover) {
+            handover.wake();
         }
+    }
+
+    /// The same, but who takes it must be woken soon; `false` if nothing was gathered.
+    pub fn put(&mut self, handover: &Handover) -> bool {
+        self.packer.set_room_is_short(handover.room_is_short());
+        let Some(block) = self.packer.seal() else { return false };
+        self.put_block(block, handover);
+        true
     }
 
     /// Hands over the block that was sealed last, whichever way.
     pub fn hand_over(&mut self, block: PackedBlock, handover: &Handover) {
+        self.put_block(block, handover);
+        handover.wake();
+    }
+
+    fn put_block(&mut self, block: PackedBlock, handover: &Handover) {
         let end = block.header().end;
         if let Some(totals) = &mut self.totals {
             // INVARIANT: recorded before it is handed over, so that after a kill nobody has more than was recorded.
@@ -58,6 +70,6 @@ impl Output {
         if end && let Some(totals) = self.totals.take() {
             totals.end();
         }
-        handover.send(Handed::Block(block));
+        handover.put(Handed::Block(block));
     }
 }

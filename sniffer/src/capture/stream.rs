@@ -27,7 +27,10 @@ use crate::ring::{Ring, Statistics};
 use crate::snapshot::RingFigures;
 
 /// Ring blocks taken from one ring before the others get their turn.
-const BLOCKS_PER_TURN: usize = 16;
+const BLOCKS_PER_TURN: usize = 8;
+/// Packed blocks of one ring block that are handed over with one wake-up, at most. A thread that is woken for each on
+/// the same core sends it at once, and so on down to the viewer: turns that are all short, each with cold caches.
+const PUT_MAX: u32 = 8;
 /// Time beyond a block timeout for the kernel to hand over the last block.
 const END_MARGIN: Duration = Duration::from_millis(50);
 
@@ -224,10 +227,17 @@ impl RingStream {
                 last_time_ns: &mut self.last_time_ns,
             };
             let mut frames = block.frames();
+            let mut put = 0;
             for frame in frames.by_ref() {
                 while let Err(error) = gather.push(&frame) {
                     match error {
-                        PackError::Full => gather.output.seal(&shared.handover),
+                        PackError::Full => {
+                            gather.output.put(&shared.handover);
+                            put += 1;
+                            if put % PUT_MAX == 0 {
+                                shared.handover.wake();
+                            }
+                        }
                         PackError::NoBuffer => wait_for_buffer(&mut gather.output.packer, shared),
                         // A frame is at most 256 KiB, so it always fits.
                         PackError::TooLarge { .. } => break,
@@ -238,7 +248,11 @@ impl RingStream {
             self.lost.add(Stage::Corrupt, frames.unread().into(), 0);
             drop(block);
             if self.output.packer.gathered_bytes() > shared.config.body_bytes / 2 {
-                self.seal(shared);
+                self.output.put(&shared.handover);
+                put += 1;
+            }
+            if put % PUT_MAX != 0 {
+                shared.handover.wake();
             }
         }
         Turn::More

@@ -69,7 +69,7 @@ pub struct RingConfig {
     /// the kernel, charged to no control group. Default 64 MiB.
     pub ring_bytes: usize,
     /// Size of a block, in bytes: a power of two from 4 KiB to 1 GiB. A frame that does not fit one is cut by the kernel
-    /// without a sign of it, so below 128 KiB there is a warning. Default 1 MiB.
+    /// without a sign of it, so below 128 KiB there is a warning. Default 2 MiB.
     pub block_bytes: usize,
     /// Time after which a block with packets is handed over although it is not full, in ms; what a lone packet waits at
     /// most. The timer runs freely, also when idle. From 1; default 10. (tp_retire_blk_tov)
@@ -87,7 +87,7 @@ impl RingConfig {
         RingConfig {
             interface: interface.to_owned(),
             ring_bytes: 64 * 1024 * 1024,
-            block_bytes: 1024 * 1024,
+            block_bytes: 2 * 1024 * 1024,
             retire_ms: 10,
             promiscuous: true,
             ignore_outgoing: false,
