@@ -661,21 +661,21 @@ fn names_that_cannot_be_are_refused() {
 #[test]
 fn settings_out_of_range_are_refused() {
     let good = RingConfig::new("lo");
-    assert_eq!(good.block_count(), Ok(64));
+    assert_eq!(good.block_count(), Ok(32));
     let bad = [
         RingConfig { retire_ms: 0, ..good.clone() },
         RingConfig { block_bytes: 0, ..good.clone() },
         RingConfig { block_bytes: 3 << 20, ..good.clone() },
         RingConfig { block_bytes: 2048, ..good.clone() },
         RingConfig { block_bytes: 2 << 30, ring_bytes: 8 << 30, ..good.clone() },
-        RingConfig { ring_bytes: 1 << 20, ..good.clone() },
-        RingConfig { ring_bytes: 65_537 << 20, ..good.clone() },
+        RingConfig { ring_bytes: good.block_bytes, ..good.clone() },
+        RingConfig { ring_bytes: 65_537 * good.block_bytes, ..good.clone() },
         RingConfig { ring_bytes: usize::MAX, ..good.clone() },
     ];
     for config in bad {
         assert!(matches!(config.block_count(), Err(RingError::Config { .. })), "{config:?}");
     }
-    assert_eq!(RingConfig { ring_bytes: (5 << 20) + 1, ..good }.block_count(), Ok(5));
+    assert_eq!(RingConfig { ring_bytes: 5 * good.block_bytes + 1, ..good }.block_count(), Ok(5));
 }
 
 #[test]
