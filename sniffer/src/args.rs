@@ -86,9 +86,9 @@ pub struct Args {
     pub ring_size: usize,
 
     /// Size of a block of the ring: a power of two, 4KiB to 16MiB. Larger ones cost less CPU at load;
-    /// below 1MiB large frames of offloads may be cut.
-    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = parse_size)]
-    pub block_size: usize,
+    /// below 1MiB large frames of offloads may be cut. Default 2MiB, or half of a smaller ring.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub block_size: Option<usize>,
 
     /// What a lone packet waits at most before it is sent, 1ms to 10s.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time)]

@@ -16,6 +16,9 @@ use crate::ring::FanoutMode;
 
 /// Bytes that one ring's packing needs: a buffer to gather in, one for LZ4's output, and some under way.
 const WORKING_BYTES: usize = 8 << 20;
+/// Bytes of a block of a ring, and the least.
+const BLOCK_BYTES: usize = 2 << 20;
+const BLOCK_BYTES_MIN: usize = 4 << 10;
 /// Most bytes of a packed block, but for a packet that is larger: it stays in a core's cache from packing to sending, and at the relay
 /// and the viewer from the socket on.
 const PACKED_BYTES: usize = 256 << 10;
@@ -157,7 +160,7 @@ impl Config {
             snaplen: args.snaplen,
             memory_bytes: args.memory,
             // The header goes in front, and both together into one size class of the pool.
-            body_bytes: args.block_size.clamp(64 << 10, PACKED_BYTES) - wire::block::HEADER_BYTES,
+            body_bytes: block_size(args).clamp(64 << 10, PACKED_BYTES) - wire::block::HEADER_BYTES,
             compression: match args.compression {
                 CompressionArg::Auto => Compression::Auto,
                 CompressionArg::Lz4 => Compression::Lz4,
@@ -191,6 +194,13 @@ pub fn option_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
     found
 }
 
+/// Size of a block as asked for, or the default: half of a ring that has no room for two.
+fn block_size(args: &Args) -> usize {
+    let half = args.ring_size / 2;
+    let fits = if half == 0 { 1 } else { 1 << half.ilog2() };
+    args.block_size.unwrap_or(BLOCK_BYTES.min(fits).max(BLOCK_BYTES_MIN))
+}
+
 /// What is out of its range, or does not go together.
 fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
     let mut found = Vec::new();
@@ -198,12 +208,13 @@ fn range_mistakes(args: &Args, host_name: &str) -> Vec<ConfigError> {
     if !(1..=NAME_BYTES_MAX).contains(&name_bytes) {
         found.push(ConfigError::Name { found: name_bytes });
     }
-    let is_block = args.block_size.is_power_of_two() && (4 << 10..=16 << 20).contains(&args.block_size);
+    let block_size = block_size(args);
+    let is_block = block_size.is_power_of_two() && (BLOCK_BYTES_MIN..=16 << 20).contains(&block_size);
     if !is_block {
-        found.push(ConfigError::BlockSize { found: args.block_size });
+        found.push(ConfigError::BlockSize { found: block_size });
     }
-    if is_block && !(2..=65_536).contains(&(args.ring_size / args.block_size)) {
-        found.push(ConfigError::RingSize { found: args.ring_size, block_bytes: args.block_size });
+    if is_block && !(2..=65_536).contains(&(args.ring_size / block_size)) {
+        found.push(ConfigError::RingSize { found: args.ring_size, block_bytes: block_size });
     }
     if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&args.block_timeout) {
         found.push(ConfigError::BlockTimeout { found: args.block_timeout });
@@ -268,7 +279,7 @@ fn live(args: &Args) -> Result<Live, ConfigError> {
             Fanout::Rollover => FanoutMode::Rollover,
         },
         ring_bytes: args.ring_size,
-        block_bytes: args.block_size,
+        block_bytes: block_size(args),
         promiscuous: !args.no_promiscuous,
         include_self: args.include_self,
         wait: args.wait,

@@ -287,11 +287,16 @@ fn outputs_the_viewer_cannot_write() {
 
 #[test]
 fn sizes_times_and_counts_out_of_range() {
-    let own: [(&str, &[&str], &[&str]); 10] = [
+    let own: [(&str, &[&str], &[&str]); 11] = [
         ("sniffer", &["-i", "lo", "--block-timeout", "0"], &["--block-timeout", "10s"]),
         ("sniffer", &["-i", "lo", "--block-timeout", "1h"], &["--block-timeout", "10s"]),
         ("sniffer", &["-i", "lo", "--block-size", "3MiB"], &["--block-size", "power of two"]),
-        ("sniffer", &["-i", "lo", "--ring-size", "1MiB"], &["--ring-size", "two blocks"]),
+        ("sniffer", &["-i", "lo", "--ring-size", "4KiB"], &["--ring-size", "two blocks"]),
+        (
+            "sniffer",
+            &["-i", "lo", "--ring-size", "1MiB", "--block-size", "1MiB"],
+            &["--ring-size", "two blocks"],
+        ),
         ("sniffer", &["-i", "lo", "--memory", "1MiB"], &["--memory"]),
         ("sniffer", &["-i", "lo", "--cores", "4000"], &["--cores 4000", "no such CPU"]),
         ("sniffer", &["-i", "lo", "--name", ""], &["--name"]),
