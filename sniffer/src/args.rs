@@ -90,7 +90,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub block_size: Option<usize>,
 
-    /// What a lone packet waits at most before it is sent, 1ms to 10s.
+    /// What a lone packet waits at most before it is sent, 1ms to 10s. Up to 20ms: where 256KiB come within it, packets
+    /// may wait three times as long, which costs less CPU.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time)]
     pub block_timeout: Duration,
 

@@ -5,6 +5,7 @@
 //! overflow the kernel counts.
 
 mod gather;
+mod hold;
 mod outages;
 mod output;
 mod stream;
@@ -385,7 +386,7 @@ impl Capture {
             // A packet stamped before this is in a block that the kernel has handed over.
             let margin = 2 * self.shared.config.block_timeout.as_nanos() as u64;
             let through = now_ns.saturating_sub(margin);
-            if !stream.ring.ready() {
+            if !stream.ring.ready() && !stream.holds() {
                 self.shared.handover.send(Handed::Mark(stream.stream(), through));
             }
         }

@@ -14,12 +14,15 @@ pub struct Output {
     totals: Option<TotalsSlot>,
     /// Packets offered and dropped by the kernel, when it was asked last.
     kernel: (u64, u64),
+    /// Blocks that were put, and that nobody was told of: they wait here, where a taker that is awake for something
+    /// else does not find them.
+    untold: Vec<PackedBlock>,
 }
 
 impl Output {
     /// The output of `packer`'s stream, which has this slot in the totals file.
     pub fn new(packer: Packer, totals: Option<TotalsSlot>) -> Self {
-        Self { packer, totals, kernel: (0, 0) }
+        Self { packer, totals, kernel: (0, 0), untold: Vec::new() }
     }
 
     /// The stream being packed.
@@ -39,28 +42,46 @@ impl Output {
         self.kernel = (offered, drops);
     }
 
-    /// Hands over what was gathered, if anything.
+    /// Hands over what was gathered, if anything, and has it taken.
     pub fn seal(&mut self, handover: &Handover) {
-        if self.put(handover) {
+        self.put(handover);
+        self.tell(handover);
+    }
+
+    /// Puts what was gathered, if anything, with what is to be handed over: [`Output::tell`] must follow.
+    pub fn put(&mut self, handover: &Handover) {
+        self.packer.set_room_is_short(handover.room_is_short());
+        if let Some(block) = self.packer.seal() {
+            self.put_block(block);
+        }
+    }
+
+    /// Hands over the block that was sealed last, whichever way, behind what was put before.
+    pub fn hand_over(&mut self, block: PackedBlock, handover: &Handover) {
+        self.put_block(block);
+        self.tell(handover);
+    }
+
+    /// Blocks that were put and not told.
+    pub fn untold(&self) -> usize {
+        self.untold.len()
+    }
+
+    /// Bytes of bodies that were gathered or put, and that nobody was told of.
+    pub fn waiting_bytes(&self) -> usize {
+        let untold = |block: &PackedBlock| block.header().raw_bytes as usize;
+        self.untold.iter().map(untold).sum::<usize>() + self.packer.gathered_bytes()
+    }
+
+    /// Hands over what was put, and wakes who takes it.
+    pub fn tell(&mut self, handover: &Handover) {
+        if !self.untold.is_empty() {
+            self.untold.drain(..).for_each(|block| handover.put(Handed::Block(block)));
             handover.wake();
         }
     }
 
-    /// The same, but who takes it must be woken soon; `false` if nothing was gathered.
-    pub fn put(&mut self, handover: &Handover) -> bool {
-        self.packer.set_room_is_short(handover.room_is_short());
-        let Some(block) = self.packer.seal() else { return false };
-        self.put_block(block, handover);
-        true
-    }
-
-    /// Hands over the block that was sealed last, whichever way.
-    pub fn hand_over(&mut self, block: PackedBlock, handover: &Handover) {
-        self.put_block(block, handover);
-        handover.wake();
-    }
-
-    fn put_block(&mut self, block: PackedBlock, handover: &Handover) {
+    fn put_block(&mut self, block: PackedBlock) {
         let end = block.header().end;
         if let Some(totals) = &mut self.totals {
             // INVARIANT: recorded before it is handed over, so that after a kill nobody has more than was recorded.
@@ -70,6 +91,44 @@ impl Output {
         if end && let Some(totals) = self.totals.take() {
             totals.end();
         }
-        handover.put(Handed::Block(block));
+        self.untold.push(block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Poll, Token};
+    use wire::block::{Epoch, Kind};
+    use wire::pack::Compression;
+    use wire::pool::Pool;
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_waits_to_be_told_and_keeps_its_order() {
+        let poll = Poll::new().expect("an epoll");
+        let (handover, taken) = Handover::new(poll.registry(), Token(0)).expect("a waker");
+        let key = StreamKey { epoch: Epoch(1), stream: 0 };
+        let mut output = Output::new(Packer::new(key, Pool::new(1 << 22), 1 << 16, Compression::None), None);
+        let gather = |output: &mut Output| {
+            assert!(output.packer.prepare());
+            output.packer.push(0, 1, 60, [&[7; 60][..]], &[]).expect("it fits");
+        };
+        gather(&mut output);
+        output.put(&handover);
+        gather(&mut output);
+        assert_eq!((output.untold(), output.waiting_bytes()), (1, 2 * 92));
+        assert!(taken.try_recv().is_err(), "nobody was told");
+        output.put(&handover);
+        output.put(&handover); // nothing more was gathered
+        let report = output.packer.seal_json(Kind::Report, &"x", 2, false).expect("room");
+        output.hand_over(report, &handover);
+        assert_eq!((output.untold(), output.waiting_bytes()), (0, 0));
+        let sequences: Vec<u64> = std::iter::from_fn(|| match taken.try_recv() {
+            Ok(Handed::Block(block)) => Some(block.header().sequence),
+            _ => None,
+        })
+        .collect();
+        assert_eq!(sequences, [0, 1, 2]);
     }
 }

@@ -19,6 +19,7 @@ use wire::log::{FEW, SOME};
 use wire::pack::{PackError, Packer};
 
 use super::gather::Gather;
+use super::hold::Hold;
 use super::outages::Outages;
 use super::{Output, RingOrder, Shared};
 use crate::handover::Handed;
@@ -28,9 +29,9 @@ use crate::snapshot::RingFigures;
 
 /// Ring blocks taken from one ring before the others get their turn.
 const BLOCKS_PER_TURN: usize = 8;
-/// Packed blocks of one ring block that are handed over with one wake-up, at most. A thread that is woken for each on
-/// the same core sends it at once, and so on down to the viewer: turns that are all short, each with cold caches.
-const PUT_MAX: u32 = 8;
+/// Packed blocks that are handed over with one wake-up, at most. A thread that is woken for each on the same core sends
+/// it at once, and so on down to the viewer: turns that are all short, each with cold caches.
+const PUT_MAX: usize = 8;
 /// Time beyond a block timeout for the kernel to hand over the last block.
 const END_MARGIN: Duration = Duration::from_millis(50);
 
@@ -92,6 +93,8 @@ pub(super) struct RingStream {
     ready_blocks_max: usize,
     /// There is something to say before the next second.
     report_is_due: bool,
+    /// Whether what was taken waits for more.
+    hold: Hold,
 }
 
 /// What a turn at a ring came to.
@@ -144,6 +147,7 @@ impl RingStream {
             outages,
             ready_blocks_max: 0,
             report_is_due,
+            hold: Hold::new(shared.config.block_timeout, shared.config.body_bytes),
         }
     }
 
@@ -173,8 +177,18 @@ impl RingStream {
         }
     }
 
+    /// Whether packets were taken that nobody was told of.
+    pub(super) fn holds(&self) -> bool {
+        self.hold.until().is_some()
+    }
+
     /// When the ring wants its turn, whatever happens to it until then.
     pub(super) fn turn_due(&self) -> Option<Instant> {
+        [self.end_due(), self.hold.until()].into_iter().flatten().min()
+    }
+
+    /// When the stream ends at the latest, if it is about to.
+    fn end_due(&self) -> Option<Instant> {
         match self.course {
             Course::End { until, .. } => Some(until),
             Course::On | Course::Succession => None,
@@ -188,7 +202,7 @@ impl RingStream {
     }
 
     /// Takes blocks out of the ring, a turn's worth. Small ones that are ready together share a
-    /// packed block; none waits for another.
+    /// packed block; none waits for another, but where traffic is dense ([`Hold`]).
     pub(super) fn take_blocks(&mut self, shared: &Shared) -> Turn {
         // A few looks for a turn's worth of blocks, none by packet.
         self.ready_blocks_max = self.ready_blocks_max.max(self.ring.ready_blocks());
@@ -202,10 +216,15 @@ impl RingStream {
         }
         for _ in 0..BLOCKS_PER_TURN {
             if !self.ring.ready() {
+                if matches!(self.course, Course::On)
+                    && self.hold.holds(self.output.waiting_bytes(), Instant::now())
+                {
+                    return Turn::Idle;
+                }
                 self.seal(shared);
                 // Many quiet rings must not hold the buffers that a busy one needs.
                 self.output.packer.release_if_idle();
-                let Some(until) = self.turn_due() else { return Turn::Idle };
+                let Some(until) = self.end_due() else { return Turn::Idle };
                 if !self.is_drained() && Instant::now() < until {
                     return Turn::Idle;
                 }
@@ -227,18 +246,16 @@ impl RingStream {
                 last_time_ns: &mut self.last_time_ns,
             };
             let mut frames = block.frames();
-            let mut put = 0;
             for frame in frames.by_ref() {
                 while let Err(error) = gather.push(&frame) {
                     match error {
                         PackError::Full => {
                             gather.output.put(&shared.handover);
-                            put += 1;
-                            if put % PUT_MAX == 0 {
-                                shared.handover.wake();
+                            if gather.output.untold() >= PUT_MAX {
+                                gather.output.tell(&shared.handover);
                             }
                         }
-                        PackError::NoBuffer => wait_for_buffer(&mut gather.output.packer, shared),
+                        PackError::NoBuffer => wait_for_buffer(gather.output, shared),
                         // A frame is at most 256 KiB, so it always fits.
                         PackError::TooLarge { .. } => break,
                     }
@@ -247,13 +264,6 @@ impl RingStream {
             // A malformed block is the kernel's defect or ours; what it hides is counted.
             self.lost.add(Stage::Corrupt, frames.unread().into(), 0);
             drop(block);
-            if self.output.packer.gathered_bytes() > shared.config.body_bytes / 2 {
-                self.output.put(&shared.handover);
-                put += 1;
-            }
-            if put % PUT_MAX != 0 {
-                shared.handover.wake();
-            }
         }
         Turn::More
     }
@@ -292,6 +302,7 @@ impl RingStream {
         if step(self, shared) {
             return true; // it became free in between
         }
+        self.output.tell(&shared.handover);
         shared.handover.wake();
         false
     }
@@ -460,7 +471,7 @@ impl RingStream {
         loop {
             match self.take_blocks(shared) {
                 Turn::Ended => break,
-                Turn::Starved => wait_for_buffer(&mut self.output.packer, shared),
+                Turn::Starved => wait_for_buffer(&mut self.output, shared),
                 Turn::Idle => std::thread::sleep(Duration::from_millis(1)),
                 Turn::More => {}
             }
@@ -470,11 +481,12 @@ impl RingStream {
 
 /// Sleeps until a buffer is free. The uplink always frees one in time: it drops the oldest blocks,
 /// counted, when the relay does not take them.
-fn wait_for_buffer(packer: &mut Packer, shared: &Shared) {
+fn wait_for_buffer(output: &mut Output, shared: &Shared) {
+    output.tell(&shared.handover);
     let wakeup = &shared.wakeup;
-    while !packer.prepare() {
+    while !output.packer.prepare() {
         wakeup.set_starved();
-        if packer.prepare() {
+        if output.packer.prepare() {
             break;
         }
         shared.handover.wake();
