@@ -22,13 +22,15 @@ pub(super) struct Hold {
     until: Option<Instant>,
     turns: u32,
     waiting_bytes: usize,
+    /// What came with the last turn was too much to wait.
+    was_long: bool,
 }
 
 impl Hold {
     /// For a ring that hands over a block after `block_timeout` at the latest, and packed blocks with bodies of
     /// `body_bytes`.
     pub(super) fn new(block_timeout: Duration, body_bytes: usize) -> Self {
-        Self { block_timeout, body_bytes, until: None, turns: 0, waiting_bytes: 0 }
+        Self { block_timeout, body_bytes, until: None, turns: 0, waiting_bytes: 0, was_long: false }
     }
 
     /// When what waits is to be handed over, even if nothing more comes.
@@ -36,13 +38,20 @@ impl Hold {
         self.until
     }
 
+    /// Whether what comes may wait, as far as the last turn tells. Of a long turn the sending thread may take pieces
+    /// before its end, as soon as it is awake for something else.
+    pub(super) fn is_likely(&self) -> bool {
+        !self.was_long
+    }
+
     /// The ring is empty, and `waiting_bytes` of bodies are ready: whether they are to wait. They do if there is a full
     /// packed block of them, so that the traffic is dense, and less than a long turn's worth.
     pub(super) fn holds(&mut self, waiting_bytes: usize, now: Instant) -> bool {
         let has_come = waiting_bytes > self.waiting_bytes;
         self.waiting_bytes = waiting_bytes;
-        let is_worth_it = self.block_timeout <= BLOCK_TIMEOUT_MAX
-            && (self.body_bytes..BODIES_MAX * self.body_bytes).contains(&waiting_bytes);
+        self.was_long = waiting_bytes >= BODIES_MAX * self.body_bytes;
+        let is_worth_it =
+            self.block_timeout <= BLOCK_TIMEOUT_MAX && waiting_bytes >= self.body_bytes && !self.was_long;
         match self.until {
             None if is_worth_it => {
                 // Half a timeout more than the turns take, for a timer that is late.
@@ -107,7 +116,10 @@ mod tests {
     fn a_long_turn_ends_the_wait() {
         let (mut hold, now) = (Hold::new(TIMEOUT, BODY), Instant::now());
         assert!(hold.holds(3 * BODY, now));
+        assert!(hold.is_likely());
         assert!(!hold.holds(5 * BODY, now + TIMEOUT));
+        assert!(!hold.is_likely());
+        assert!(hold.holds(BODY, now + 2 * TIMEOUT) && hold.is_likely());
     }
 
     #[test]

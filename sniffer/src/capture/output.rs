@@ -14,15 +14,16 @@ pub struct Output {
     totals: Option<TotalsSlot>,
     /// Packets offered and dropped by the kernel, when it was asked last.
     kernel: (u64, u64),
-    /// Blocks that were put, and that nobody was told of: they wait here, where a taker that is awake for something
-    /// else does not find them.
-    untold: Vec<PackedBlock>,
+    /// Blocks that were put and are kept back, where a taker that is awake for something else does not find them.
+    kept: Vec<PackedBlock>,
+    /// Blocks that nobody was told of, those that are kept among them, and bytes of their bodies.
+    untold: (usize, usize),
 }
 
 impl Output {
     /// The output of `packer`'s stream, which has this slot in the totals file.
     pub fn new(packer: Packer, totals: Option<TotalsSlot>) -> Self {
-        Self { packer, totals, kernel: (0, 0), untold: Vec::new() }
+        Self { packer, totals, kernel: (0, 0), kept: Vec::new(), untold: (0, 0) }
     }
 
     /// The stream being packed.
@@ -44,44 +45,48 @@ impl Output {
 
     /// Hands over what was gathered, if anything, and has it taken.
     pub fn seal(&mut self, handover: &Handover) {
-        self.put(handover);
+        self.put(handover, false);
         self.tell(handover);
     }
 
-    /// Puts what was gathered, if anything, with what is to be handed over: [`Output::tell`] must follow.
-    pub fn put(&mut self, handover: &Handover) {
+    /// Hands over what was gathered, if anything, or keeps it back; [`Output::tell`] must follow.
+    pub fn put(&mut self, handover: &Handover, keep: bool) {
         self.packer.set_room_is_short(handover.room_is_short());
         if let Some(block) = self.packer.seal() {
-            self.put_block(block);
+            self.put_block(block, handover, keep);
         }
     }
 
     /// Hands over the block that was sealed last, whichever way, behind what was put before.
     pub fn hand_over(&mut self, block: PackedBlock, handover: &Handover) {
-        self.put_block(block);
+        self.put_block(block, handover, false);
         self.tell(handover);
     }
 
     /// Blocks that were put and not told.
     pub fn untold(&self) -> usize {
-        self.untold.len()
+        self.untold.0
     }
 
     /// Bytes of bodies that were gathered or put, and that nobody was told of.
     pub fn waiting_bytes(&self) -> usize {
-        let untold = |block: &PackedBlock| block.header().raw_bytes as usize;
-        self.untold.iter().map(untold).sum::<usize>() + self.packer.gathered_bytes()
+        self.untold.1 + self.packer.gathered_bytes()
     }
 
-    /// Hands over what was put, and wakes who takes it.
+    /// Hands over what was kept back, and wakes who takes what was put.
     pub fn tell(&mut self, handover: &Handover) {
-        if !self.untold.is_empty() {
-            self.untold.drain(..).for_each(|block| handover.put(Handed::Block(block)));
+        if self.untold.0 > 0 {
+            self.release(handover);
+            self.untold = (0, 0);
             handover.wake();
         }
     }
 
-    fn put_block(&mut self, block: PackedBlock) {
+    fn release(&mut self, handover: &Handover) {
+        self.kept.drain(..).for_each(|block| handover.put(Handed::Block(block)));
+    }
+
+    fn put_block(&mut self, block: PackedBlock, handover: &Handover, keep: bool) {
         let end = block.header().end;
         if let Some(totals) = &mut self.totals {
             // INVARIANT: recorded before it is handed over, so that after a kill nobody has more than was recorded.
@@ -91,7 +96,12 @@ impl Output {
         if end && let Some(totals) = self.totals.take() {
             totals.end();
         }
-        self.untold.push(block);
+        self.untold.0 += 1;
+        self.untold.1 += block.header().raw_bytes as usize;
+        self.kept.push(block);
+        if !keep {
+            self.release(handover);
+        }
     }
 }
 
@@ -115,12 +125,12 @@ mod tests {
             output.packer.push(0, 1, 60, [&[7; 60][..]], &[]).expect("it fits");
         };
         gather(&mut output);
-        output.put(&handover);
+        output.put(&handover, true);
         gather(&mut output);
         assert_eq!((output.untold(), output.waiting_bytes()), (1, 2 * 92));
-        assert!(taken.try_recv().is_err(), "nobody was told");
-        output.put(&handover);
-        output.put(&handover); // nothing more was gathered
+        assert!(taken.try_recv().is_err(), "it is kept back");
+        output.put(&handover, true);
+        output.put(&handover, true); // nothing more was gathered
         let report = output.packer.seal_json(Kind::Report, &"x", 2, false).expect("room");
         output.hand_over(report, &handover);
         assert_eq!((output.untold(), output.waiting_bytes()), (0, 0));

@@ -250,7 +250,7 @@ impl RingStream {
                 while let Err(error) = gather.push(&frame) {
                     match error {
                         PackError::Full => {
-                            gather.output.put(&shared.handover);
+                            gather.output.put(&shared.handover, self.hold.is_likely());
                             if gather.output.untold() >= PUT_MAX {
                                 gather.output.tell(&shared.handover);
                             }
