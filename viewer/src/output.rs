@@ -11,6 +11,11 @@ use std::time::Duration;
 
 use crate::config::Target;
 
+/// Bytes that a pipe to a reader holds, if it held less before: the most that Linux lets everybody have. With the usual
+/// 64 KiB each side wakes the other for a quarter of a packed block.
+#[cfg(target_os = "linux")]
+const PIPE_BYTES: i32 = 1 << 20;
+
 /// Why nothing more is written.
 #[derive(Debug)]
 pub enum Stop {
@@ -35,6 +40,8 @@ impl Output {
             Target::File(path) => create(path)?,
             Target::Stdout => stdout_file()?,
         };
+        #[cfg(target_os = "linux")]
+        widen(&file);
         Ok(Self { file })
     }
 
@@ -95,6 +102,16 @@ impl Output {
     }
 }
 
+/// Has a pipe hold [`PIPE_BYTES`]. What is no pipe, or may not grow, stays as it is.
+#[cfg(target_os = "linux")]
+fn widen(file: &File) {
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    if fcntl(file, FcntlArg::F_GETPIPE_SZ).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+        let _ = fcntl(file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+    }
+}
+
 #[cfg(unix)]
 fn stdout_file() -> io::Result<File> {
     use std::os::fd::AsFd;
@@ -129,6 +146,24 @@ pub fn say(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_pipe_is_widened_and_never_narrowed() {
+        use nix::fcntl::{FcntlArg, fcntl};
+
+        let (_reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let file = File::from(writer);
+        let bytes = || fcntl(&file, FcntlArg::F_GETPIPE_SZ).expect("it is a pipe");
+        assert!(bytes() < PIPE_BYTES);
+        widen(&file);
+        assert_eq!(bytes(), PIPE_BYTES);
+        if fcntl(&file, FcntlArg::F_SETPIPE_SZ(2 * PIPE_BYTES)).is_ok() {
+            widen(&file);
+            assert_eq!(bytes(), 2 * PIPE_BYTES, "who has the right may have set it so");
+        }
+        widen(&tempfile::tempfile().expect("a file"));
+    }
 
     #[cfg(unix)]
     #[test]

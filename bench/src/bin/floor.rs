@@ -64,9 +64,6 @@ enum Role {
         /// Where `forward` listens
         #[arg(long)]
         to: SocketAddr,
-        /// Bytes of the pipe, if standard output is one; what the viewer asks for by default
-        #[arg(long, default_value_t = 1 << 20)]
-        pipe: i32,
     },
 }
 
@@ -74,7 +71,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().role {
         Role::Capture { interface, to } => capture(&interface, to),
         Role::Forward { listen, recent_mib } => forward(listen, recent_mib),
-        Role::Show { to, pipe } => show(to, pipe),
+        Role::Show { to } => show(to),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -202,12 +199,10 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
     }
 }
 
-fn show(to: SocketAddr, pipe: i32) -> io::Result<()> {
+fn show(to: SocketAddr) -> io::Result<()> {
     let mut from = TcpStream::connect(to)?;
-    // As the viewer does; what is not a pipe has no size.
-    let stdout = io::stdout();
-    let _ = nix::fcntl::fcntl(stdout.as_fd(), nix::fcntl::FcntlArg::F_SETPIPE_SZ(pipe));
-    let mut out = std::fs::File::from(stdout.as_fd().try_clone_to_owned()?);
+    let mut out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let _ = nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20)); // as the viewer does
     eprintln!("connected");
     let mut head = Vec::new();
     section_header(&mut head, None, None, "floor");
