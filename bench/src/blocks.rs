@@ -5,7 +5,7 @@ use std::path::Path;
 
 use thiserror::Error;
 use wire::Interface;
-use wire::block::{Epoch, Kind, PackedBlock, StreamKey};
+use wire::block::{Epoch, HEADER_BYTES, Kind, PackedBlock, StreamKey};
 use wire::capture_file::{CaptureFileError, CaptureReader, Item};
 use wire::description::Description;
 use wire::ledger::Report;
@@ -17,8 +17,8 @@ use crate::frames::{Frames, Payload, Size};
 
 /// The stream they are of.
 pub const KEY: StreamKey = StreamKey { epoch: Epoch(1), stream: 0 };
-/// Bytes of a body before compression; the sniffer's are a quarter of that.
-const BODY_BYTES: usize = 1 << 20;
+/// Bytes of a body before compression, as the sniffer has them.
+const BODY_BYTES: usize = (256 << 10) - HEADER_BYTES;
 /// Name of the sniffer that they seem to be of.
 const NAME: &str = "bench";
 /// Time of the first packet, and from one to the next, in ns.
@@ -66,9 +66,18 @@ impl Blocks {
         compression: Compression,
         raw_bytes: u64,
     ) -> Result<Self, BlocksError> {
-        let frames = Frames::make(size, payload);
+        Self::of_frames(&Frames::make(size, payload), KEY, compression, raw_bytes)
+    }
+
+    /// These frames, over and over, until bodies of stream `key` have `raw_bytes`.
+    pub fn of_frames(
+        frames: &Frames,
+        key: StreamKey,
+        compression: Compression,
+        raw_bytes: u64,
+    ) -> Result<Self, BlocksError> {
         let frames: Vec<Vec<u8>> = (0..frames.count()).map(|index| frames.frame(index).to_vec()).collect();
-        Self::of(&frames, compression, raw_bytes)
+        Self::of(&frames, key, compression, raw_bytes)
     }
 
     /// The Ethernet packets of a capture file, over and over.
@@ -84,15 +93,20 @@ impl Blocks {
                 Item::Packet(_) => {}
             }
         }
-        Self::of(&frames, compression, raw_bytes)
+        Self::of(&frames, KEY, compression, raw_bytes)
     }
 
-    fn of(frames: &[Vec<u8>], compression: Compression, raw_bytes: u64) -> Result<Self, BlocksError> {
+    fn of(
+        frames: &[Vec<u8>],
+        key: StreamKey,
+        compression: Compression,
+        raw_bytes: u64,
+    ) -> Result<Self, BlocksError> {
         if frames.iter().all(Vec::is_empty) {
             return Err(BlocksError::Empty);
         }
         // All stay in memory: the pool lends without a bound of its own.
-        let mut packer = Packer::new(KEY, Pool::new(usize::MAX / 2), BODY_BYTES, compression);
+        let mut packer = Packer::new(key, Pool::new(usize::MAX / 2), BODY_BYTES, compression);
         let interface =
             Interface { name: "cap".into(), link_type: 1, snaplen: 262_144, ..Interface::default() };
         let description = Description {

@@ -28,3 +28,20 @@ pub mod sender;
 pub mod stream;
 pub mod svg;
 pub mod testbed;
+
+use std::io;
+use std::process::ExitCode;
+
+/// Ends `program`: prints the table it made, or says why there is none.
+pub fn end(program: &str, table: io::Result<String>) -> ExitCode {
+    match table {
+        Ok(table) => {
+            print!("{table}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use crate::config::Target;
 
-/// Bytes that a pipe to a reader holds, if it held less before: the most that Linux lets everybody have. With the usual
-/// 64 KiB each side wakes the other for a quarter of a packed block.
+/// Bytes that a pipe to a reader holds, if it held less before: those of a packed block. With the usual
+/// 64 KiB each side wakes the other for a quarter of it; more would leave a core's cache before it is read.
 #[cfg(target_os = "linux")]
-const PIPE_BYTES: i32 = 1 << 20;
+const PIPE_BYTES: i32 = 256 << 10;
 
 /// Why nothing more is written.
 #[derive(Debug)]

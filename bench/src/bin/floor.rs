@@ -202,7 +202,7 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
 fn show(to: SocketAddr) -> io::Result<()> {
     let mut from = TcpStream::connect(to)?;
     let mut out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let _ = nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETPIPE_SZ(1 << 20)); // as the viewer does
+    let _ = nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETPIPE_SZ(256 << 10)); // as the viewer does
     eprintln!("connected");
     let mut head = Vec::new();
     section_header(&mut head, None, None, "floor");

@@ -110,17 +110,7 @@ impl std::str::FromStr for Rate {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(&args) {
-        Ok(report) => {
-            print!("{}", report.table());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("replay: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::end("replay", run(&Args::parse()).map(|report| report.table()))
 }
 
 fn run(args: &Args) -> io::Result<Report> {

@@ -46,9 +46,9 @@ struct Args {
     /// The Ethernet packets of this file instead, over and over
     #[arg(long)]
     pcap: Option<PathBuf>,
-    /// Bytes of the pipe; that of the system without
-    #[arg(long)]
-    pipe: Option<i32>,
+    /// Bytes of the pipe; the viewer widens a smaller one to 256 KiB, lz4 does not
+    #[arg(long, default_value_t = 256 << 10)]
+    pipe: i32,
     /// Core of the viewer and of lz4; all else runs on --other-core
     #[arg(long, default_value_t = 1)]
     core: usize,
@@ -188,9 +188,7 @@ fn viewer(url: &str, packets: u64) -> io::Result<Vec<String>> {
 fn take(command: &[String], args: &Args, mut copy: Option<&mut File>) -> io::Result<(Taken, i32)> {
     let (output, input) = io::pipe()?;
     let (mut output, input) = (File::from(OwnedFd::from(output)), OwnedFd::from(input));
-    if let Some(bytes) = args.pipe {
-        fcntl(&output, FcntlArg::F_SETPIPE_SZ(bytes))?;
-    }
+    fcntl(&output, FcntlArg::F_SETPIPE_SZ(args.pipe))?;
     let pipe_bytes = fcntl(&output, FcntlArg::F_GETPIPE_SZ)?;
     let cpu_before = children_cpu()?;
     let mut pinned = Command::new("taskset");

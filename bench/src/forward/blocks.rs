@@ -1,24 +1,18 @@
 //! Messages of a stream without end: real packed blocks, masked beforehand, so that a message costs
 //! its source a new header of 88 bytes and the system call that sends it.
 
-use std::io;
-
 use bytes::Bytes;
-use wire::Interface;
-use wire::block::{Epoch, HEADER_BYTES, Header, Kind, StreamKey};
+use wire::block::{Epoch, HEADER_BYTES, Header, StreamKey};
 use wire::connection::apply_mask;
-use wire::description::Description;
 use wire::message::{Announcement, ENVELOPE_BYTES, Envelope};
-use wire::pack::{Compression, Packer};
-use wire::pool::Pool;
+use wire::pack::Compression;
 
 use super::line::{BINARY, client_head};
+use crate::blocks::{Blocks as Made, BlocksError};
 use crate::frames::Frames;
 
-/// Different blocks that follow each other.
-const BLOCK_COUNT: usize = 8;
-/// Bytes of a body before it is packed; the sniffer's are a quarter of that.
-const BODY_BYTES: usize = 1 << 20;
+/// Bytes of the bodies that follow each other over and over, before they are packed.
+const RAW_BYTES: u64 = 8 << 20;
 /// Bytes of a message before the body, WebSocket's header included, at most.
 const HEAD_BYTES_MAX: usize = 14 + ENVELOPE_BYTES + HEADER_BYTES;
 
@@ -44,35 +38,18 @@ pub struct Message {
 
 impl Blocks {
     /// Packs frames over and over into blocks of stream 0 of a run, for messages with this mask.
-    pub fn pack(frames: &Frames, epoch: Epoch, mask: [u8; 4]) -> io::Result<Self> {
-        let failed = |what: &str| io::Error::other(format!("blocks could not be made: {what}"));
+    pub fn pack(frames: &Frames, epoch: Epoch, mask: [u8; 4]) -> Result<Self, BlocksError> {
         let key = StreamKey { epoch, stream: 0 };
-        let pool = Pool::new(64 << 20);
-        let mut packer = Packer::new(key, pool, BODY_BYTES, Compression::Lz4);
-        let interface = Interface { name: "load".to_owned(), link_type: 1, ..Interface::default() };
-        let description = Description { interfaces: vec![interface], ..Description::default() };
-        let description = packer
-            .seal_json(Kind::Description, &description, 1, false)
-            .ok_or_else(|| failed("no description"))?;
-        let (mut bodies, mut index) = (Vec::new(), 0);
-        while bodies.len() < BLOCK_COUNT {
-            if !packer.prepare() {
-                return Err(failed("no buffer"));
-            }
-            let frame = frames.frame(index % frames.count());
-            let options = [2, 0, 4, 0, 1, 0, 0, 0]; // epb_flags
-            if packer.push(0, index as u64, frame.len() as u32, [frame], &options).is_ok() {
-                index += 1;
-                continue;
-            }
-            let block = packer.seal().ok_or_else(|| failed("a frame does not fit"))?;
+        let made = Made::of_frames(frames, key, Compression::Lz4, RAW_BYTES)?;
+        let mut bodies = Vec::new();
+        for block in &made.packets {
             let mut body = block.body().to_vec();
             // Envelope and header are a multiple of four bytes, so the phase is the same.
             apply_mask(&mut body, mask, 0);
             bodies.push((*block.header(), Bytes::from(body)));
         }
-        let next = Header { sequence: 1, packets_before: 0, bytes_before: 0, ..bodies[0].0 };
-        Ok(Self { mask, next, description: description.bytes().clone(), bodies })
+        let next = *made.packets.first().ok_or(BlocksError::Empty)?.header();
+        Ok(Self { mask, next, description: made.description.bytes().clone(), bodies })
     }
 
     /// What a relay is told of the stream.

@@ -98,7 +98,8 @@ pub fn measure(plan: &Plan<'_>) -> io::Result<Measured> {
 }
 
 fn play(plan: &Plan<'_>, running: &Running) -> io::Result<Measured> {
-    let blocks = Blocks::pack(plan.frames, Epoch(std::process::id().into()), MASK)?;
+    let blocks =
+        Blocks::pack(plan.frames, Epoch(std::process::id().into()), MASK).map_err(io::Error::other)?;
     let message_bytes = blocks.message_bytes();
     let mut load = Load::new(plan, running, blocks)?;
     let deadline = Instant::now() + START_TIME;

@@ -47,11 +47,12 @@ impl Hold {
     /// The ring is empty, and `waiting_bytes` of bodies are ready: whether they are to wait. They do if there is a full
     /// packed block of them, so that the traffic is dense, and less than a long turn's worth.
     pub(super) fn holds(&mut self, waiting_bytes: usize, now: Instant) -> bool {
-        let has_come = waiting_bytes > self.waiting_bytes;
+        let come_bytes = waiting_bytes.saturating_sub(self.waiting_bytes);
         self.waiting_bytes = waiting_bytes;
-        self.was_long = waiting_bytes >= BODIES_MAX * self.body_bytes;
+        let long_bytes = BODIES_MAX * self.body_bytes;
+        self.was_long = come_bytes >= long_bytes;
         let is_worth_it =
-            self.block_timeout <= BLOCK_TIMEOUT_MAX && waiting_bytes >= self.body_bytes && !self.was_long;
+            self.block_timeout <= BLOCK_TIMEOUT_MAX && (self.body_bytes..long_bytes).contains(&waiting_bytes);
         match self.until {
             None if is_worth_it => {
                 // Half a timeout more than the turns take, for a timer that is late.
@@ -59,7 +60,7 @@ impl Hold {
                 self.turns = 0;
             }
             Some(until) if is_worth_it && now < until => {
-                self.turns += u32::from(has_come);
+                self.turns += u32::from(come_bytes > 0);
                 if self.turns == TURNS_MAX {
                     self.release();
                 }
@@ -116,8 +117,9 @@ mod tests {
     fn a_long_turn_ends_the_wait() {
         let (mut hold, now) = (Hold::new(TIMEOUT, BODY), Instant::now());
         assert!(hold.holds(3 * BODY, now));
-        assert!(hold.is_likely());
         assert!(!hold.holds(5 * BODY, now + TIMEOUT));
+        assert!(hold.is_likely(), "long only with what was there before");
+        assert!(!hold.holds(4 * BODY, now + TIMEOUT));
         assert!(!hold.is_likely());
         assert!(hold.holds(BODY, now + 2 * TIMEOUT) && hold.is_likely());
     }
