@@ -70,7 +70,8 @@ impl Hold {
         self.until.is_some()
     }
 
-    fn release(&mut self) {
+    /// What waited was handed over.
+    pub(super) fn release(&mut self) {
         self.until = None;
         self.waiting_bytes = 0;
     }
@@ -138,7 +139,9 @@ mod tests {
     fn what_was_handed_over_otherwise_is_not_waited_for() {
         let (mut hold, now) = (Hold::new(TIMEOUT, BODY), Instant::now());
         assert!(hold.holds(BODY, now));
-        assert!(!hold.holds(0, now), "a report went, and took everything along");
-        assert!(hold.holds(BODY, now), "what comes then waits anew");
+        hold.release();
+        assert_eq!(hold.until(), None, "a report went, and took everything along");
+        assert!(hold.holds(BODY, now + 3 * TIMEOUT), "what comes then waits anew");
+        assert!(!hold.holds(0, now + 3 * TIMEOUT));
     }
 }

@@ -320,7 +320,9 @@ impl RingStream {
         true
     }
 
+    /// Hands over all that was taken; nothing waits any more.
     pub(super) fn seal(&mut self, shared: &Shared) {
+        self.hold.release();
         self.output.seal(&shared.handover);
     }
 
