@@ -370,7 +370,8 @@ impl Packer {
             }
             packed_sum += packed;
         }
-        is_roomy || pays(packed_sum, PROBES * PROBE_BYTES, paying_share)
+        let share = paying_share + (128 - paying_share) / 2; // for pieces have less to refer to
+        is_roomy || pays(packed_sum, PROBES * PROBE_BYTES, share)
     }
 
     /// Length of LZ4's output, which is behind the room for a header.

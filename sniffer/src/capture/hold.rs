@@ -24,13 +24,23 @@ pub(super) struct Hold {
     waiting_bytes: usize,
     /// What came with the last turn was too much to wait.
     was_long: bool,
+    /// Some of this turn was handed over before the ring was empty.
+    was_told: bool,
 }
 
 impl Hold {
     /// For a ring that hands over a block after `block_timeout` at the latest, and packed blocks with bodies of
     /// `body_bytes`.
     pub(super) fn new(block_timeout: Duration, body_bytes: usize) -> Self {
-        Self { block_timeout, body_bytes, until: None, turns: 0, waiting_bytes: 0, was_long: false }
+        Self {
+            block_timeout,
+            body_bytes,
+            until: None,
+            turns: 0,
+            waiting_bytes: 0,
+            was_long: false,
+            was_told: false,
+        }
     }
 
     /// When what waits is to be handed over, even if nothing more comes.
@@ -50,7 +60,14 @@ impl Hold {
         let come_bytes = waiting_bytes.saturating_sub(self.waiting_bytes);
         self.waiting_bytes = waiting_bytes;
         let long_bytes = BODIES_MAX * self.body_bytes;
-        self.was_long = come_bytes >= long_bytes;
+        if std::mem::take(&mut self.was_told) {
+            self.was_long = true;
+            self.release();
+            return false;
+        }
+        if come_bytes > 0 {
+            self.was_long = come_bytes >= long_bytes;
+        }
         let is_worth_it =
             self.block_timeout <= BLOCK_TIMEOUT_MAX && (self.body_bytes..long_bytes).contains(&waiting_bytes);
         match self.until {
@@ -68,6 +85,12 @@ impl Hold {
             _ => self.release(),
         }
         self.until.is_some()
+    }
+
+    /// So much came that what waited was handed over before the ring was empty: the rest does not wait.
+    pub(super) fn told(&mut self) {
+        self.release();
+        self.was_told = true;
     }
 
     /// What waited was handed over.
@@ -123,6 +146,19 @@ mod tests {
         assert!(!hold.holds(4 * BODY, now + TIMEOUT));
         assert!(!hold.is_likely());
         assert!(hold.holds(BODY, now + 2 * TIMEOUT) && hold.is_likely());
+    }
+
+    #[test]
+    fn the_rest_of_a_long_turn_does_not_wait() {
+        let (mut hold, now) = (Hold::new(TIMEOUT, BODY), Instant::now());
+        assert!(hold.holds(2 * BODY, now));
+        hold.told();
+        assert!(!hold.holds(3 * BODY, now + TIMEOUT));
+        assert!(!hold.is_likely());
+        assert!(!hold.holds(0, now + TIMEOUT));
+        assert!(!hold.is_likely(), "a look at which nothing came tells nothing");
+        assert!(hold.holds(2 * BODY, now + 2 * TIMEOUT));
+        assert!(hold.is_likely());
     }
 
     #[test]

@@ -253,9 +253,13 @@ impl RingStream {
                             gather.output.put(&shared.handover, self.hold.is_likely());
                             if gather.output.untold() >= PUT_MAX {
                                 gather.output.tell(&shared.handover);
+                                self.hold.told();
                             }
                         }
-                        PackError::NoBuffer => wait_for_buffer(gather.output, shared),
+                        PackError::NoBuffer => {
+                            self.hold.told();
+                            wait_for_buffer(gather.output, shared);
+                        }
                         // A frame is at most 256 KiB, so it always fits.
                         PackError::TooLarge { .. } => break,
                     }
@@ -302,7 +306,6 @@ impl RingStream {
         if step(self, shared) {
             return true; // it became free in between
         }
-        self.output.tell(&shared.handover);
         shared.handover.wake();
         false
     }
