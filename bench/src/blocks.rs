@@ -126,9 +126,6 @@ impl Blocks {
         let described = json(&mut packer, false, FIRST_NS)?;
         let (mut packets, mut made_bytes, mut time_ns) = (Vec::new(), 0, FIRST_NS);
         for frame in frames.iter().cycle() {
-            if made_bytes >= raw_bytes {
-                break;
-            }
             let push =
                 |packer: &mut Packer| packer.push(0, time_ns, frame.len() as u32, [&frame[..]], &FLAGS);
             if push(&mut packer).is_err() {
@@ -136,11 +133,13 @@ impl Blocks {
                     packer.seal().ok_or_else(|| BlocksError::Pack("no room for a packet".to_owned()))?;
                 made_bytes += u64::from(block.header().raw_bytes);
                 packets.push(block);
+                if made_bytes >= raw_bytes {
+                    break; // with full blocks only
+                }
                 push(&mut packer).map_err(|error| BlocksError::Pack(error.to_string()))?;
             }
             time_ns += STEP_NS;
         }
-        packets.extend(packer.seal());
         let end = json(&mut packer, true, time_ns)?;
         let sum = |of: fn(&PackedBlock) -> u64| packets.iter().map(of).sum();
         Ok(Self {
