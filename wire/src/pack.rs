@@ -25,7 +25,7 @@ const ROOMY_SHARE: usize = 64;
 /// The same for each piece of a body that is looked at: LZ4 has less to refer to there.
 const ROOMY_PROBE_SHARE: usize = 74;
 /// What of a body is tried first when the one before did not compress: so many pieces, evenly spread, each of so many
-/// bytes. Traffic changes within a body, and a wrong guess costs as much as forty pieces.
+/// bytes. Traffic changes within a body, and a wrong guess costs as much as sixty pieces.
 const PROBES: usize = 4;
 const PROBE_BYTES: usize = 4 << 10;
 /// While the line has room, one body in so many is tried after one that did not pay.

@@ -54,7 +54,7 @@ impl Blocks {
 
     /// What a relay is told of the stream.
     pub fn announcement(&self) -> Announcement {
-        let interfaces = vec!["load".to_owned()];
+        let interfaces = vec!["cap".to_owned()];
         Announcement { key: self.next.key, interfaces, opened_ns: 1, ..Announcement::default() }
     }
 
