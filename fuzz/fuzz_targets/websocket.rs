@@ -31,15 +31,12 @@ fn run(bytes: &[u8], sizes: &[u8], masked: bool) -> (Vec<String>, Option<FrameEr
             }
             Ok(Polled::NeedBytes) if rest.is_empty() => return (seen, None),
             Ok(Polled::NeedBytes) => {
-                let space = deframer.space();
-                assert!(!space.is_empty(), "it needs bytes and takes none");
                 // A size of 0 is all that there is room for.
                 let size = turn.next().map_or(0, |size| usize::from(*size));
                 let wanted = if size == 0 { usize::MAX } else { size };
-                let count = rest.len().min(space.len()).min(wanted);
-                space[..count].copy_from_slice(&rest[..count]);
-                rest = &rest[count..];
-                deframer.filled(count);
+                let taken = deframer.take(&rest[..rest.len().min(wanted)]);
+                assert!(taken > 0, "it needs bytes and takes none");
+                rest = &rest[taken..];
             }
         }
         assert!(pool.used_bytes() <= 1 << 20);

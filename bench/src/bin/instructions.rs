@@ -149,11 +149,8 @@ fn deframe(rounds: usize) -> Option<u64> {
             match deframer.poll(&pool).ok()? {
                 Polled::Message(Incoming::Binary(message)) => break bytes += message.len() as u64,
                 Polled::NeedBytes => {
-                    let space = deframer.space();
-                    let count = rest.len().min(space.len()).min(64 << 10);
-                    space[..count].copy_from_slice(&rest[..count]);
-                    rest = &rest[count..];
-                    deframer.filled(count);
+                    let taken = deframer.take(&rest[..rest.len().min(64 << 10)]);
+                    rest = &rest[taken..];
                 }
                 _ => return None,
             }

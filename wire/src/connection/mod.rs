@@ -23,7 +23,7 @@ mod url;
 mod websocket;
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ const SEND_BUFFER_BYTES: usize = 128 << 10;
 const COMMITTED_BYTES: usize = 1 << 20;
 const COMMITTED_MESSAGES: usize = 32;
 /// Bytes read in one turn before others get theirs.
-const READ_SHARE_BYTES: usize = 4 << 20;
+const READ_SHARE_BYTES: usize = 1 << 20;
 /// Most control messages that wait, and their bytes; a peer that lets more pile up does not read.
 const CONTROL_QUEUE_MAX: usize = 65_536;
 const CONTROL_QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -497,7 +497,7 @@ impl Connection {
                 return Ok(None);
             }
             let before = self.transport.received_bytes();
-            let came = self.transport.read(self.deframer.space());
+            let came = self.transport.read(&mut self.deframer.spaces().map(IoSliceMut::new));
             match self.note_read(came, before, now, share)? {
                 Came::Bytes(count) => self.deframer.filled(count),
                 Came::End => {
@@ -550,7 +550,7 @@ impl Connection {
                 return Ok(None); // drive() finds out whether TCP is connected
             }
             let before = self.transport.received_bytes();
-            let came = self.transport.read(&mut bytes);
+            let came = self.transport.read(&mut [IoSliceMut::new(&mut bytes)]);
             let count = match self.note_read(came, before, now, share)? {
                 Came::Bytes(count) => count,
                 Came::End => {

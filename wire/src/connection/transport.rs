@@ -9,7 +9,7 @@
 //! most of it in rustls).
 
 use std::cell::Cell;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 
 use mio::net::TcpStream;
 use rustls::Connection as TlsConnection;
@@ -106,11 +106,14 @@ impl Transport {
         PeerCertificate::new(self.tls.as_ref()?.tls.peer_certificates()?)
     }
 
-    /// Reads into `space`, which is not empty. After an error there may be an alert to be sent.
-    pub fn read(&mut self, space: &mut [u8]) -> Result<Came, ConnectionError> {
+    /// Reads into `spaces`, of which one is not empty, in their order. After an error there may be an
+    /// alert to be sent.
+    pub fn read(&mut self, spaces: &mut [IoSliceMut<'_>]) -> Result<Came, ConnectionError> {
         let Some(session) = &mut self.tls else {
-            return take(&mut self.stream, space, &mut self.received_bytes).map_err(Into::into);
+            return take(&mut self.stream, spaces, &mut self.received_bytes).map_err(Into::into);
         };
+        // What has been decrypted is copied, which may as well be done in two turns.
+        let Some(space) = spaces.iter_mut().find(|space| !space.is_empty()) else { return Ok(Came::Again) };
         let came = session.read(&mut self.stream, space, &mut self.received_bytes);
         if came.is_err() {
             // Who drops the connection now still has told why.
@@ -158,8 +161,8 @@ impl Transport {
 }
 
 /// One read of the socket.
-fn take(stream: &mut TcpStream, space: &mut [u8], received_bytes: &mut u64) -> io::Result<Came> {
-    match stream.read(space) {
+fn take(stream: &mut TcpStream, spaces: &mut [IoSliceMut<'_>], received_bytes: &mut u64) -> io::Result<Came> {
+    match stream.read_vectored(spaces) {
         Ok(0) => Ok(Came::End),
         Ok(count) => {
             *received_bytes += count as u64;
@@ -236,7 +239,7 @@ impl Session {
         let mut has_read = false;
         loop {
             if self.failed {
-                return Ok(match take(stream, space, received_bytes)? {
+                return Ok(match take(stream, &mut [IoSliceMut::new(space)], received_bytes)? {
                     Came::Bytes(_) => Came::Again,
                     other => other,
                 });
@@ -258,7 +261,7 @@ impl Session {
             let buffer = self.buffer.get_or_insert_with(|| {
                 SPARE.take().unwrap_or_else(|| vec![0; CIPHERTEXT_BYTES].into_boxed_slice())
             });
-            match take(stream, buffer, received_bytes)? {
+            match take(stream, &mut [IoSliceMut::new(buffer)], received_bytes)? {
                 Came::Bytes(count) => (self.from, self.to) = (0, count),
                 Came::End => {
                     let handshaking = self.tls.is_handshaking();

@@ -22,6 +22,12 @@ use crate::pool::{Buffer, Pool};
 const STAGING_BYTES: usize = 16 << 10;
 /// Bytes of it until they were once used up: enough for a hello.
 const STAGING_FIRST_BYTES: usize = 1 << 10;
+/// Payloads from this length on are read to where they stay. A read is dearer than a copy of what is
+/// shorter, and unmasking is a copy as well.
+const LONG_BYTES: usize = 8 << 10;
+/// Bytes behind a long payload that are read with it: the header of the next frame, or a short
+/// message. More would be copied for nothing.
+const BEHIND_LONG_BYTES: usize = 256;
 /// Most payload bytes of a control frame (RFC 6455, section 5.5).
 const CONTROL_PAYLOAD_MAX: u64 = 125;
 
@@ -167,14 +173,10 @@ impl Deframer {
         self.limits = limits;
     }
 
-    /// Where the next bytes of the peer go: into the payload itself where one is under way.
-    /// Empty only while a buffer is wanted and the staging buffer is full.
-    pub fn space(&mut self) -> &mut [u8] {
-        if self.start == self.end
-            && let Some(Frame { target: Target::Pooled(buffer), filled, end, .. }) = &mut self.frame
-        {
-            return &mut buffer[*filled..*end];
-        }
+    /// Where the next bytes of the peer go, in this order: into the payload itself where one is under way,
+    /// and behind it into the staging buffer. Both are empty only while a buffer is wanted and the
+    /// staging buffer is full.
+    pub fn spaces(&mut self) -> [&mut [u8]; 2] {
         if self.start > 0 {
             self.staging.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -183,22 +185,43 @@ impl Deframer {
         if self.staging.len() < self.staging_bytes {
             self.staging.resize(self.staging_bytes, 0);
         }
-        &mut self.staging[self.end..]
+        let staging = &mut self.staging[self.end..];
+        match &mut self.frame {
+            Some(Frame { target: Target::Pooled(buffer), base, filled, end, .. }) if self.end == 0 => {
+                let behind = if *end - *base < LONG_BYTES { staging.len() } else { BEHIND_LONG_BYTES };
+                [&mut buffer[*filled..*end], &mut staging[..behind]]
+            }
+            _ => [staging, &mut []],
+        }
     }
 
-    /// `count` bytes have been written to [`Deframer::space`].
+    /// `count` bytes have been written to [`Deframer::spaces`].
     pub fn filled(&mut self, count: usize) {
-        match &mut self.frame {
-            Some(frame) if self.start == self.end && matches!(frame.target, Target::Pooled(_)) => {
-                frame.advance(count);
-            }
-            _ => {
-                self.end = (self.end + count).min(self.staging.len());
-                if self.end == self.staging.len() {
-                    self.staging_bytes = STAGING_BYTES;
-                }
-            }
+        let mut staged = count;
+        if let Some(frame) = &mut self.frame
+            && self.start == self.end
+            && matches!(frame.target, Target::Pooled(_))
+        {
+            let payload = count.min(frame.end - frame.filled);
+            frame.advance(payload);
+            staged -= payload;
         }
+        self.end = (self.end + staged).min(self.staging.len());
+        if self.end == self.staging.len() {
+            self.staging_bytes = STAGING_BYTES;
+        }
+    }
+
+    /// Takes of `bytes`, as a read would, what there is room for: so many.
+    pub fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        for space in self.spaces() {
+            let count = space.len().min(bytes.len() - taken);
+            space[..count].copy_from_slice(&bytes[taken..taken + count]);
+            taken += count;
+        }
+        self.filled(taken);
+        taken
     }
 
     /// Gives up the staging buffer while no bytes wait in it; it comes back with the next.
@@ -218,12 +241,9 @@ impl Deframer {
         if bytes.len() > STAGING_FIRST_BYTES {
             self.staging_bytes = STAGING_BYTES;
         }
-        let space = self.space();
-        let Some(room) = space.get_mut(..bytes.len()) else {
+        if self.take(bytes) < bytes.len() {
             return Err(FrameError::Malformed("too many bytes behind the handshake"));
-        };
-        room.copy_from_slice(bytes);
-        self.filled(bytes.len());
+        }
         Ok(())
     }
 
@@ -379,8 +399,12 @@ impl Frame {
     fn copy(&mut self, from: &[u8]) -> Result<(), FrameError> {
         match &mut self.target {
             Target::Pooled(buffer) => {
-                buffer[self.filled..self.filled + from.len()].copy_from_slice(from);
-                self.advance(from.len());
+                let to = &mut buffer[self.filled..self.filled + from.len()];
+                match self.mask {
+                    Some(mask) => copy_masked(from, to, mask, self.filled - self.base),
+                    None => to.copy_from_slice(from),
+                }
+                self.filled += from.len();
             }
             Target::Text(text) => {
                 text.push(from, self.mask, self.filled - self.base)?;
@@ -539,11 +563,9 @@ mod tests {
                 Polled::NeedBuffer => panic!("the pool is large enough"),
                 Polled::NeedBytes if rest.is_empty() => return Ok(seen),
                 Polled::NeedBytes => {
-                    let space = deframer.space();
-                    let count = rest.len().min(space.len()).min(*turn.next().expect("cycles").max(&1));
-                    space[..count].copy_from_slice(&rest[..count]);
-                    rest = &rest[count..];
-                    deframer.filled(count);
+                    let size = *turn.next().expect("cycles").max(&1);
+                    let taken = deframer.take(&rest[..rest.len().min(size)]);
+                    rest = &rest[taken..];
                 }
             }
         }
@@ -652,11 +674,7 @@ mod tests {
     /// Gives `bytes` to the deframer as a socket would, and says how much memory it holds then.
     fn held_after(deframer: &mut Deframer, pool: &Pool, mut bytes: &[u8]) -> usize {
         while !bytes.is_empty() {
-            let space = deframer.space();
-            let count = bytes.len().min(space.len());
-            space[..count].copy_from_slice(&bytes[..count]);
-            bytes = &bytes[count..];
-            deframer.filled(count);
+            bytes = &bytes[deframer.take(bytes)..];
             let _ = deframer.poll(pool);
         }
         deframer.staging.capacity()
@@ -691,6 +709,26 @@ mod tests {
     }
 
     #[test]
+    fn the_next_header_comes_with_the_payload_before() {
+        let pool = Pool::new(1 << 20);
+        for (length, behind) in [(LONG_BYTES, BEHIND_LONG_BYTES), (LONG_BYTES - 1, STAGING_FIRST_BYTES)] {
+            let mut deframer = Deframer::new(true, LIMITS);
+            let first = frame(0x82, Some([1, 2, 3, 4]), &vec![7; length]);
+            let second = frame(0x82, Some([5, 6, 7, 8]), &[9; 5]);
+            deframer.preload(&first[..100]).expect("fits");
+            assert!(matches!(deframer.poll(&pool), Ok(Polled::NeedBytes)));
+            assert_eq!(deframer.spaces().map(|space| space.len()), [first.len() - 100, behind]);
+            assert_eq!(deframer.take(&[&first[100..], &second].concat()), first.len() - 100 + second.len());
+            for payload in [vec![7; length], vec![9; 5]] {
+                let Ok(Polled::Message(Incoming::Binary(bytes))) = deframer.poll(&pool) else {
+                    panic!("whole")
+                };
+                assert_eq!(bytes, payload);
+            }
+        }
+    }
+
+    #[test]
     fn fragments_up_to_the_largest_buffer() {
         let limit = 24 << 20;
         let pool = Pool::new(64 << 20);
@@ -702,11 +740,7 @@ mod tests {
             match deframer.poll(&pool).expect("sound frames") {
                 Polled::Message(Incoming::Binary(bytes)) => break bytes,
                 Polled::NeedBytes if !rest.is_empty() => {
-                    let space = deframer.space();
-                    let count = rest.len().min(space.len());
-                    space[..count].copy_from_slice(&rest[..count]);
-                    rest = &rest[count..];
-                    deframer.filled(count);
+                    rest = &rest[deframer.take(rest)..];
                 }
                 other => panic!("{other:?}"),
             }
