@@ -42,6 +42,8 @@ pub mod process;
 pub mod progress;
 pub mod secret;
 pub mod service;
+#[cfg(target_os = "linux")]
+pub mod tcp;
 pub mod text;
 pub mod tls;
 pub mod units;

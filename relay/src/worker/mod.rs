@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
 use tracing::info;
 use wire::block::{BLOCK_BYTES_MAX, Epoch};
 use wire::clock::{wall_ns, wall_s};
@@ -30,6 +31,7 @@ use wire::message::{Control, Cursor, ENVELOPE_BYTES, Envelope, PROTOCOL, Role as
 use wire::pool::Pool;
 use wire::secret::Secret;
 use wire::service::Heart;
+use wire::tcp;
 use wire::text::printable;
 
 use crate::config::Config;
@@ -67,9 +69,6 @@ const AWAY_TIME: Duration = Duration::from_secs(300);
 const STOP_TIME: Duration = Duration::from_secs(2);
 /// Before it, how long those who are on their way in are waited for.
 const SEE_IN_TIME: Duration = Duration::from_millis(500);
-/// Unsent bytes that the kernel may hold for a connection: more would be old data in front of
-/// control messages and of what a slow viewer should skip.
-const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 /// Most bytes of blocks in another worker's inbox before they wait here, where they are bounded
 /// and what overflows is counted.
 const INBOX_BYTES_MAX: usize = 8 << 20;

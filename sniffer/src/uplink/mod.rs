@@ -32,6 +32,7 @@ use wire::log::FEW;
 use wire::message::Control;
 use wire::pool::Pool;
 use wire::service::Heart;
+use wire::tcp;
 use wire::text::printable;
 use wire::tls::ClientTls;
 use wire::uplink::{Transmit, Uplink, UplinkConfig, UplinkError};
@@ -70,8 +71,6 @@ const SPOOL_TIME: Duration = Duration::from_secs(10);
 const STALL_TIME: Duration = Duration::from_secs(60);
 /// How often the watchdog looks, and reports are told what was lost.
 const WATCH_TIME: Duration = Duration::from_secs(1);
-/// Unsent bytes that the kernel may hold: more would be old data in front of live packets.
-const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 
 /// What packs: rings, or a file.
 pub enum Packing {

@@ -1,0 +1,62 @@
+//! What the senders of blocks ask of their TCP sockets. All of it is for speed or freshness: where the
+//! kernel refuses, nothing is lost.
+
+use std::net::IpAddr;
+
+use socket2::SockRef;
+
+/// Unsent bytes that the kernel may hold for a connection (TCP_NOTSENT_LOWAT, tcp(7)): more would be old
+/// data in front of live packets, of control messages, and of what a slow viewer should skip.
+const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
+/// The congestion control that every kernel has and every process may choose
+/// (`net.ipv4.tcp_allowed_congestion_control`).
+const RENO: &[u8] = b"reno";
+
+/// Tunes the socket of a connection whose other end `is_on_this_host`, or not.
+///
+/// Within a host there is no bottleneck to be found, and a congestion control that paces what it sends,
+/// as BBR does, sets a timer for each segment: where BBR was the system's, a third of the relay's work
+/// went into that. Between hosts the system's choice stands.
+pub fn tune(socket: &SockRef<'_>, is_on_this_host: bool) {
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
+    if is_on_this_host {
+        let _ = socket.set_tcp_congestion(RENO);
+    }
+}
+
+/// Whether a connection between these addresses stays within this host.
+pub fn is_within_host(ours: IpAddr, theirs: IpAddr) -> bool {
+    let (ours, theirs) = (ours.to_canonical(), theirs.to_canonical());
+    theirs.is_loopback() || ours == theirs
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn only_connections_within_the_host_leave_the_congestion_control_of_the_system() {
+        let within = |ours: &str, theirs: &str| {
+            is_within_host(ours.parse().expect("an address"), theirs.parse().expect("an address"))
+        };
+        assert!(within("127.0.0.1", "127.0.0.1") && within("127.0.0.1", "127.3.2.1") && within("::1", "::1"));
+        assert!(within("::ffff:127.0.0.1", "::ffff:127.0.0.1") && within("192.0.2.1", "192.0.2.1"));
+        assert!(within("192.0.2.1", "::ffff:192.0.2.1"));
+        assert!(!within("192.0.2.1", "192.0.2.2") && !within("2001:db8::1", "2001:db8::2"));
+
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let socket = SockRef::from(&stream);
+        let chosen = || {
+            let name = socket.tcp_congestion().expect("an option");
+            String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+        };
+        let system = chosen();
+        tune(&socket, false);
+        assert_eq!((chosen(), socket.tcp_notsent_lowat().expect("an option")), (system, NOTSENT_LOWAT_BYTES));
+        tune(&socket, true);
+        assert_eq!(chosen(), "reno");
+    }
+}
