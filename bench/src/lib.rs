@@ -27,6 +27,7 @@ pub mod ring;
 pub mod sender;
 pub mod stream;
 pub mod svg;
+pub mod tcp;
 pub mod testbed;
 
 use std::io;

@@ -3,15 +3,18 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
 use wire::block::{Epoch, PackedBlock};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::message::{Control, Envelope, PROTOCOL};
 use wire::pool::Pool;
+use wire::tcp::tune;
 
 use crate::blocks::Blocks;
 
@@ -57,6 +60,7 @@ impl Player {
             }
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
+                    tune(&SockRef::from(&stream.as_fd()), true);
                     self.poll.registry().register(
                         &mut stream,
                         VIEWER,

@@ -35,7 +35,7 @@ pub struct Machine {
     pub processor: String,
     /// Processors.
     pub cores: usize,
-    /// Kernel.
+    /// Kernel, and the congestion control that its TCP uses where a program does not choose.
     pub kernel: String,
     /// Processes that wanted to run in the minute before, on average: more than one is noise.
     pub load_before: f64,
@@ -49,11 +49,13 @@ impl Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+        let release = read("/proc/sys/kernel/osrelease").trim().to_owned();
+        let congestion_control = read("/proc/sys/net/ipv4/tcp_congestion_control");
         let load = read("/proc/loadavg").split(' ').next().and_then(|word| word.parse().ok());
         Self {
             processor: model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: format!("{release}, TCP {}", congestion_control.trim()),
             load_before: load.unwrap_or(0.0),
             wire: "veth pair, and loopback between the programs of a chain".to_owned(),
         }

@@ -15,13 +15,16 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use bench::ring::Ring;
+use bench::tcp;
 use clap::{Parser, Subcommand};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
+use socket2::SockRef;
 use wire::interface::Interface;
 use wire::pcapng::{interface_description, section_header};
+use wire::tcp::tune;
 
 /// Bytes gathered before they are packed, as in the sniffer.
 const BODY_BYTES: usize = 256 << 10;
@@ -130,7 +133,7 @@ fn capture(interface: &str, to: SocketAddr) -> io::Result<()> {
     ends.add(Signal::SIGTERM);
     ends.thread_block()?;
     let ended = SignalFd::new(&ends)?;
-    let stream = TcpStream::connect(to)?;
+    let stream = tcp::connect(to)?;
     stream.set_nodelay(true)?;
     let room = BODY_BYTES + FRAME_ROOM;
     let mut sending = Sending {
@@ -179,6 +182,7 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
     let (mut to, _) = listener.accept()?;
     let (mut from, _) = listener.accept()?;
     to.set_nodelay(true)?;
+    tune(&SockRef::from(&to), true);
     let room = HEAD_BYTES + BODY_BYTES + FRAME_ROOM;
     let mut kept = vec![0; (recent_mib << 20).max(room)];
     let mut at = 0;

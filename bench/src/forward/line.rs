@@ -14,6 +14,7 @@ use wire::connection::apply_mask;
 use wire::message::{Control, ENVELOPE_BYTES, SUBPROTOCOL};
 
 use super::blocks::Message;
+use crate::tcp;
 
 /// First bytes of whole frames (RFC 6455, section 5.2).
 pub const BINARY: u8 = 0x82;
@@ -74,7 +75,7 @@ pub struct Line {
 impl Line {
     /// Connects to a relay without TLS, and is welcomed.
     pub fn open(address: SocketAddr, hello: &Control, mask: [u8; 4]) -> io::Result<Self> {
-        let stream = std::net::TcpStream::connect(address)?;
+        let stream = tcp::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIME))?;
         let request = format!(

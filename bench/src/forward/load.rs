@@ -16,6 +16,7 @@ use super::blocks::{Blocks, Message};
 use super::line::{Came, Line, discard, write_message};
 use super::middle::{Middle, Place, Running, start};
 use crate::frames::Frames;
+use crate::tcp;
 
 /// Masks what the source sends; who captures what it sends chose it.
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
@@ -149,7 +150,7 @@ impl Load {
                 (Source::publisher(running, blocks, plan)?, sinks?)
             }
             Some(listener) => {
-                let stream = std::net::TcpStream::connect(running.address)?;
+                let stream = tcp::connect(running.address)?;
                 let (sink, _) = listener.accept()?;
                 for stream in [&stream, &sink] {
                     stream.set_nodelay(true)?;
