@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
-use socket2::SockRef;
 use wire::block::{Epoch, PackedBlock};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
@@ -60,7 +59,7 @@ impl Player {
             }
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
-                    tune(&SockRef::from(&stream.as_fd()), true);
+                    tune(&stream.as_fd(), true);
                     self.poll.registry().register(
                         &mut stream,
                         VIEWER,

@@ -35,8 +35,11 @@ pub struct Machine {
     pub processor: String,
     /// Processors.
     pub cores: usize,
-    /// Kernel, and the congestion control that its TCP uses where a program does not choose.
+    /// Kernel.
     pub kernel: String,
+    /// The congestion control of its TCP, where a program does not choose.
+    #[serde(default)]
+    pub congestion_control: String,
     /// Processes that wanted to run in the minute before, on average: more than one is noise.
     pub load_before: f64,
     /// What the packets went over.
@@ -49,16 +52,21 @@ impl Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
-        let release = read("/proc/sys/kernel/osrelease").trim().to_owned();
-        let congestion_control = read("/proc/sys/net/ipv4/tcp_congestion_control");
         let load = read("/proc/loadavg").split(' ').next().and_then(|word| word.parse().ok());
         Self {
             processor: model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: format!("{release}, TCP {}", congestion_control.trim()),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             load_before: load.unwrap_or(0.0),
             wire: "veth pair, and loopback between the programs of a chain".to_owned(),
         }
+    }
+
+    /// Processor, cores and kernel, in words.
+    pub fn text(&self) -> String {
+        let Self { processor, cores, kernel, congestion_control, .. } = self;
+        format!("{processor}, {cores} cores, kernel {kernel}, TCP {congestion_control}")
     }
 }
 
@@ -151,8 +159,11 @@ impl Report {
         let machine = &self.machine;
         let _ = writeln!(
             text,
-            "{}, {} cores, kernel {}, load {:.2}; {}; {} s each",
-            machine.processor, machine.cores, machine.kernel, machine.load_before, machine.wire, self.seconds
+            "{}, load {:.2}; {}; {} s each",
+            machine.text(),
+            machine.load_before,
+            machine.wire,
+            self.seconds
         );
         let _ = writeln!(text, "command: {}", self.command);
         let mut traffic = "";

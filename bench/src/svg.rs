@@ -41,10 +41,7 @@ pub fn chart(report: &Report) -> String {
     );
     let title = "CPU of the whole chain, ns a packet (bar: median by program, line: least to greatest)";
     text(&mut svg, 12.0, 20.0, "font-size='15' font-weight='bold'", title);
-    let place = format!(
-        "{}, {} cores, kernel {}; {}; {} s each",
-        machine.processor, machine.cores, machine.kernel, machine.wire, report.seconds
-    );
+    let place = format!("{}; {}; {} s each", machine.text(), machine.wire, report.seconds);
     text(&mut svg, 12.0, 38.0, "fill='#444'", &place);
     text(
         &mut svg,

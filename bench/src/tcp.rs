@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use wire::tcp::tune;
 
 /// Connects to `address`, of this host, as the sniffer does.
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    tune(&SockRef::from(&socket), true);
+    tune(&socket, true);
     socket.connect(&address.into())?;
     Ok(socket.into())
 }

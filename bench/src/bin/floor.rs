@@ -21,7 +21,6 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use socket2::SockRef;
 use wire::interface::Interface;
 use wire::pcapng::{interface_description, section_header};
 use wire::tcp::tune;
@@ -182,7 +181,7 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
     let (mut to, _) = listener.accept()?;
     let (mut from, _) = listener.accept()?;
     to.set_nodelay(true)?;
-    tune(&SockRef::from(&to), true);
+    tune(&to, true);
     let room = HEAD_BYTES + BODY_BYTES + FRAME_ROOM;
     let mut kept = vec![0; (recent_mib << 20).max(room)];
     let mut at = 0;

@@ -107,8 +107,7 @@ fn run(args: &Args) -> io::Result<()> {
 }
 
 fn print(report: &Report) {
-    let Machine { processor, cores, kernel, load_before, .. } = &report.machine;
-    println!("{processor}, {cores} cores, kernel {kernel}, load {load_before:.2}; {}", report.file_system);
+    println!("{}, load {:.2}; {}", report.machine.text(), report.machine.load_before, report.file_system);
     println!("command: {}; blocks of {} bytes", report.command, report.block_bytes);
     for (name, written) in [("dd oflag=direct bs=1M", &report.dd), ("spool", &report.spool)] {
         let speed = Spread::of(written.iter().map(|one| one.mb_per_second));

@@ -224,8 +224,8 @@ fn children_cpu() -> io::Result<i64> {
 }
 
 fn print(report: &Report) {
-    let Machine { processor, cores, kernel, load_before, .. } = &report.machine;
-    println!("{processor}, {cores} cores, kernel {kernel}, load {load_before:.2}; {}", report.machine.wire);
+    let machine = &report.machine;
+    println!("{}, load {:.2}; {}", machine.text(), machine.load_before, machine.wire);
     println!("command: {}", report.command);
     println!(
         "{}, packed to {:.2}; pipe of {} KiB",

@@ -26,11 +26,7 @@ impl Report {
     /// A table for people.
     pub fn table(&self) -> String {
         let (mut text, machine) = (String::new(), &self.machine);
-        let _ = writeln!(
-            text,
-            "{}, {} cores, kernel {}, load {:.2}; {}",
-            machine.processor, machine.cores, machine.kernel, machine.load_before, machine.wire
-        );
+        let _ = writeln!(text, "{}, load {:.2}; {}", machine.text(), machine.load_before, machine.wire);
         let _ = writeln!(text, "command: {}", self.command);
         let mut traffics: Vec<&str> = Vec::new();
         for one in &self.forwarded {

@@ -20,7 +20,7 @@ impl Worker {
         let stream = newcomer.connection.stream_mut();
         let ends = stream.local_addr().and_then(|ours| Ok((ours.ip(), stream.peer_addr()?.ip())));
         let is_on_this_host = ends.is_ok_and(|(ours, theirs)| tcp::is_within_host(ours, theirs));
-        tcp::tune(&SockRef::from(&stream.as_fd()), is_on_this_host);
+        tcp::tune(&stream.as_fd(), is_on_this_host);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(stream, Token(id as usize), interest) {
             limited!(warn, FEW, "{}: cannot be polled: {error}", newcomer.address);

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use socket2::SockRef;
 use tracing::info;
 use wire::block::{BLOCK_BYTES_MAX, Epoch};
 use wire::clock::{wall_ns, wall_s};

@@ -77,7 +77,7 @@ impl Sender {
     pub(super) fn connect_to(&mut self, address: SocketAddr, now: Instant) -> io::Result<Connection> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        tcp::tune(&SockRef::from(&socket), Fleet::is_own_address(address.ip())); // before it connects
+        tcp::tune(&socket, Fleet::is_own_address(address.ip()));
         if let Some(rate_bytes) = self.rate_bytes {
             // The kernel paces the flow: smooth, and all of it counted. What does not fit waits with us.
             pacing::limit(&socket, rate_bytes)?;

@@ -112,9 +112,16 @@ impl Transport {
         let Some(session) = &mut self.tls else {
             return take(&mut self.stream, spaces, &mut self.received_bytes).map_err(Into::into);
         };
-        // What has been decrypted is copied, which may as well be done in two turns.
-        let Some(space) = spaces.iter_mut().find(|space| !space.is_empty()) else { return Ok(Came::Again) };
-        let came = session.read(&mut self.stream, space, &mut self.received_bytes);
+        let mut spaces = spaces.iter_mut().filter(|space| !space.is_empty());
+        let Some(first) = spaces.next() else { return Ok(Came::Again) };
+        let mut came = session.read(&mut self.stream, first, &mut self.received_bytes);
+        if let Ok(Came::Bytes(count)) = &mut came
+            && *count == first.len()
+            && let Some(second) = spaces.next()
+        {
+            // What else has been decrypted. That there is none, or an end, the next read tells as well.
+            *count += session.tls.reader().read(second).unwrap_or(0);
+        }
         if came.is_err() {
             // Who drops the connection now still has told why.
             let _ = session.flush(&mut self.stream, &mut self.sent_bytes);

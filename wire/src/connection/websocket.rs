@@ -1,5 +1,6 @@
-//! RFC 6455 over the caller's bytes: a deframer that reads payloads straight into pooled buffers
-//! and unmasks them in place, and the writing of frame headers. No I/O.
+//! RFC 6455 over the caller's bytes: a deframer that has long payloads read straight into pooled
+//! buffers and unmasks them in place, and short ones as it copies them there; and the writing of frame
+//! headers. No I/O.
 //!
 //! What a peer makes us hold is bounded by what it has sent: a text message grows with its bytes,
 //! and the staging buffer is there only while bytes come. A binary message has its whole buffer from
@@ -18,16 +19,17 @@ use tungstenite::protocol::frame::coding::{Control as ControlCode, Data as DataC
 use super::text::Text;
 use crate::pool::{Buffer, Pool};
 
-/// Bytes of the staging buffer: headers, text, control messages and the beginnings of payloads.
+/// Bytes of the staging buffer: headers, text, control messages, short payloads and the beginnings of others.
 const STAGING_BYTES: usize = 16 << 10;
 /// Bytes of it until they were once used up: enough for a hello.
 const STAGING_FIRST_BYTES: usize = 1 << 10;
-/// Payloads from this length on are read to where they stay. A read is dearer than a copy of what is
-/// shorter, and unmasking is a copy as well.
+/// Behind a payload shorter than this, as many bytes are read as the staging buffer holds: more like it,
+/// and a read is dearer than to copy them, the more as unmasking is a copy as well.
 const LONG_BYTES: usize = 8 << 10;
-/// Bytes behind a long payload that are read with it: the header of the next frame, or a short
-/// message. More would be copied for nothing.
+/// Bytes that are read behind a longer one: the header of the next frame, or a control message. More
+/// would be copied for nothing.
 const BEHIND_LONG_BYTES: usize = 256;
+const _: () = assert!(BEHIND_LONG_BYTES <= STAGING_FIRST_BYTES);
 /// Most payload bytes of a control frame (RFC 6455, section 5.5).
 const CONTROL_PAYLOAD_MAX: u64 = 125;
 
@@ -494,7 +496,7 @@ pub fn apply_mask(data: &mut [u8], mask: [u8; 4], phase: usize) {
 }
 
 /// Copies `from` to `to`, of the same length, XORed with the mask from `phase` on: the one copy
-/// that masking allows the uplink.
+/// that masking allows the uplink, and that of short payloads out of the staging buffer.
 pub fn copy_masked(from: &[u8], to: &mut [u8], mask: [u8; 4], phase: usize) {
     let wide = wide_mask(mask, phase);
     let mut targets = to.chunks_exact_mut(8);
@@ -715,10 +717,10 @@ mod tests {
             let mut deframer = Deframer::new(true, LIMITS);
             let first = frame(0x82, Some([1, 2, 3, 4]), &vec![7; length]);
             let second = frame(0x82, Some([5, 6, 7, 8]), &[9; 5]);
-            deframer.preload(&first[..100]).expect("fits");
+            deframer.preload(&first[..103]).expect("fits");
             assert!(matches!(deframer.poll(&pool), Ok(Polled::NeedBytes)));
-            assert_eq!(deframer.spaces().map(|space| space.len()), [first.len() - 100, behind]);
-            assert_eq!(deframer.take(&[&first[100..], &second].concat()), first.len() - 100 + second.len());
+            assert_eq!(deframer.spaces().map(|space| space.len()), [first.len() - 103, behind]);
+            assert_eq!(deframer.take(&[&first[103..], &second].concat()), first.len() - 103 + second.len());
             for payload in [vec![7; length], vec![9; 5]] {
                 let Ok(Polled::Message(Incoming::Binary(bytes))) = deframer.poll(&pool) else {
                     panic!("whole")
