@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use listenfd::ListenFd;
 use mio::net::TcpListener;
+use wire::tcp;
 
 /// Connections that the kernel keeps until they are accepted; net.core.somaxconn bounds it, too.
 pub const WAITING_MAX: i32 = 4096;
@@ -34,5 +35,8 @@ pub fn open(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
     // mio asks for 128: a thousand that come at once would have the kernel drop some, with a second's wait.
     socket2::SockRef::from(&listener.as_fd()).listen(WAITING_MAX).map_err(named)?;
     let address = listener.local_addr().map_err(named)?;
+    if address.ip().is_loopback() {
+        tcp::tune(&listener.as_fd(), true); // so that nobody's connection begins with anything else
+    }
     Ok((listener, address))
 }

@@ -13,12 +13,13 @@ const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
 /// `net.ipv4.tcp_allowed_congestion_control` was changed.
 const RENO: &[u8] = b"reno";
 
-/// Tunes the socket of a connection whose other end `is_on_this_host`, or not; best before it connects.
+/// Tunes the socket of a connection whose other end `is_on_this_host`, or not; best before it connects, or by the
+/// socket that it is accepted from, which hands this on.
 ///
 /// Within a host there is no bottleneck to be found, and BBR, looking for one, paces what it sends: it sets
 /// a timer for nearly each segment, and where it was the system's choice a third of the relay's work went
-/// into that. A connection that began with BBR is paced under reno as well, but at twice what it could
-/// send, which costs nothing that could be measured. Between hosts the system's choice stands.
+/// into that. A connection that began with BBR is paced under reno as well, though at twice what it is
+/// thought to be able to send. Between hosts the system's choice stands.
 pub fn tune(socket: &impl AsFd, is_on_this_host: bool) {
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
