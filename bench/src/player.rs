@@ -37,6 +37,7 @@ impl Player {
     pub fn listen() -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        tune(&listener.as_fd(), true);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let address = listener.local_addr()?;
         Ok(Self { poll, listener, address })
@@ -59,7 +60,6 @@ impl Player {
             }
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
-                    tune(&stream.as_fd(), true);
                     self.poll.registry().register(
                         &mut stream,
                         VIEWER,

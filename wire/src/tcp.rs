@@ -62,5 +62,11 @@ mod tests {
         assert_eq!((chosen(), socket.tcp_notsent_lowat().expect("an option")), (system, NOTSENT_LOWAT_BYTES));
         tune(&stream, true);
         assert_eq!(chosen(), "reno");
+        tune(&listener, true);
+        let _second = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        listener.accept().expect("the first");
+        let (accepted, _) = listener.accept().expect("the second");
+        let handed_on = SockRef::from(&accepted).tcp_congestion().expect("an option");
+        assert!(handed_on.starts_with(RENO), "{handed_on:?}");
     }
 }

@@ -178,10 +178,10 @@ fn capture(interface: &str, to: SocketAddr) -> io::Result<()> {
 
 fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
     let listener = TcpListener::bind(listen)?;
+    tune(&listener, true);
     let (mut to, _) = listener.accept()?;
     let (mut from, _) = listener.accept()?;
     to.set_nodelay(true)?;
-    tune(&to, true);
     let room = HEAD_BYTES + BODY_BYTES + FRAME_ROOM;
     let mut kept = vec![0; (recent_mib << 20).max(room)];
     let mut at = 0;
