@@ -77,7 +77,8 @@ impl Sender {
     pub(super) fn connect_to(&mut self, address: SocketAddr, now: Instant) -> io::Result<Connection> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        tcp::tune(&socket, Fleet::is_own_address(address.ip()));
+        let is_on_this_host = Fleet::is_own_address(address.ip());
+        tcp::tune(&socket, is_on_this_host);
         if let Some(rate_bytes) = self.rate_bytes {
             // The kernel paces the flow: smooth, and all of it counted. What does not fit waits with us.
             pacing::limit(&socket, rate_bytes)?;
@@ -88,7 +89,7 @@ impl Sender {
         };
         socket.bind(&SocketAddr::new(any, 0).into())?;
         let local_port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
-        if let Err(text) = self.exclude(address, local_port) {
+        if let Err(text) = self.exclude(address, local_port, is_on_this_host) {
             // An interface that would capture nothing, or ourselves: nobody would notice.
             self.failure.get_or_insert(text.clone());
             self.begin_stop(now);
@@ -107,7 +108,7 @@ impl Sender {
 
     /// Keeps our connection out of every ring. The flow before it may still have packets under
     /// way. A relay on this very host also sends to its viewers, over any interface.
-    pub(super) fn exclude(&mut self, relay: SocketAddr, local_port: u16) -> Result<(), String> {
+    fn exclude(&mut self, relay: SocketAddr, local_port: u16, is_on_this_host: bool) -> Result<(), String> {
         let Packing::Live(fleet) = &mut self.packing else { return Ok(()) };
         if self.include_self {
             return fleet.set_exclusions(&[]).map_err(|error| crate::text(&error));
@@ -115,7 +116,7 @@ impl Sender {
         self.flows.insert(0, Exclusion::Flow { relay, local_port });
         self.flows.truncate(2);
         let mut exclusions = self.flows.clone();
-        if Fleet::is_own_address(relay.ip()) {
+        if is_on_this_host {
             limited!(
                 debug,
                 FEW,
