@@ -4,7 +4,8 @@
 //! network address translation the packets on the wire carry others, and then each block sent is
 //! captured and sent again. Rates alone cannot tell that from incompressible traffic, so the
 //! detector asks the line: it holds the uplink for a moment. What is our own falls silent. A hold
-//! delays packets, so traffic of small packets is not suspected: what we send fills large ones.
+//! delays packets, so traffic of small packets is not suspected: what we send fills large ones; and
+//! it ends as soon as more has come in than can have been under way when it began.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ const AVERAGE_BYTES_MIN: u64 = 512;
 const HOLD_TIME_MIN: Duration = Duration::from_millis(400);
 /// The same in block timeouts: within one the kernel may say nothing although packets come.
 const HOLD_BLOCK_TIMEOUTS: u32 = 6;
+/// Most of our own that is captured although the uplink is held: what our socket, and those of a proxy or tunnel, still send.
+const UNDER_WAY_MAX: u64 = 32 << 20;
 /// With a longer block timeout there is no telling within a bearable hold.
 const BLOCK_TIMEOUT_MAX: Duration = Duration::from_millis(200);
 /// How often in a row capture must fall silent with the uplink. A transfer that ends by chance
@@ -49,8 +52,16 @@ pub enum Verdict {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Watching { suspicious: u32 },
-    Holding { since: Instant, rate_before: u64 },
+    Watching {
+        suspicious: u32,
+    },
+    /// `since_ns` is `since` by the clock of the packets, and `fresh_bytes` were captured after it.
+    Holding {
+        since: Instant,
+        since_ns: u64,
+        rate_before: u64,
+        fresh_bytes: u64,
+    },
 }
 
 /// What was captured and sent since the start.
@@ -88,7 +99,7 @@ impl FeedbackDetector {
         })
     }
 
-    /// Ends a hold without a verdict: it would cost packets.
+    /// Ends a hold: it would cost packets, or it has shown enough.
     pub fn give_up(&mut self, now: Instant) {
         self.state = State::Watching { suspicious: 0 };
         self.last = None;
@@ -115,8 +126,18 @@ impl FeedbackDetector {
         }
     }
 
-    /// To be called again and again with what was seen up to `now`.
-    pub fn check(&mut self, now: Instant, seen: Seen) -> Verdict {
+    /// So many bytes were captured, none of them before `time_ns` since 1970.
+    pub fn handle_captured(&mut self, time_ns: u64, bytes: u64) {
+        if let State::Holding { since_ns, fresh_bytes, .. } = &mut self.state
+            && time_ns >= *since_ns
+        {
+            *fresh_bytes += bytes;
+        }
+    }
+
+    /// To be called again and again with what was seen up to `now`, which is `now_ns` since 1970 by the clock that
+    /// stamps packets.
+    pub fn check(&mut self, now: Instant, now_ns: u64, seen: Seen) -> Verdict {
         let Some((at, then)) = self.last else {
             self.last = Some((now, seen));
             return Verdict::Normal;
@@ -146,10 +167,19 @@ impl FeedbackDetector {
                     self.state = State::Watching { suspicious };
                     return Verdict::Normal;
                 }
-                self.state = State::Holding { since: now, rate_before: captured_rate };
+                self.state = State::Holding {
+                    since: now,
+                    since_ns: now_ns,
+                    rate_before: captured_rate,
+                    fresh_bytes: 0,
+                };
                 Verdict::Hold
             }
-            State::Holding { since, rate_before } => {
+            State::Holding { fresh_bytes, .. } if fresh_bytes > UNDER_WAY_MAX => {
+                self.give_up(now);
+                Verdict::Normal
+            }
+            State::Holding { since, rate_before, .. } => {
                 let held = now.saturating_duration_since(since);
                 if held < self.hold / 2 {
                     self.last = Some((now, seen));
@@ -199,7 +229,12 @@ mod tests {
             sent += send;
             captured += other_rate / 50 + if own_comes_back { send } else { 0 };
             let was_holding = detector.is_holding();
-            let verdict = detector.check(now, seen(captured, packet_bytes, sent));
+            let now_ns = now.duration_since(start).as_nanos() as u64;
+            detector.handle_captured(
+                now_ns - 20_000_000,
+                other_rate / 50 + if own_comes_back { send } else { 0 },
+            );
+            let verdict = detector.check(now, now_ns, seen(captured, packet_bytes, sent));
             holds += u64::from(!was_holding && verdict == Verdict::Hold);
             if let Verdict::Feedback { .. } = verdict {
                 return (verdict, holds);
@@ -229,10 +264,36 @@ mod tests {
             now += Duration::from_millis(20);
             held_once |= detector.is_holding();
             bytes += if held_once { 0 } else { 20_000 }; // incompressible, and over with the hold
-            let verdict = detector.check(now, seen(bytes, 1000, bytes));
+            let verdict = detector.check(now, 0, seen(bytes, 1000, bytes));
             assert!(!matches!(verdict, Verdict::Feedback { .. }));
         }
         assert!(held_once);
+    }
+
+    #[test]
+    fn a_hold_ends_when_more_was_captured_after_its_begin_than_can_have_been_under_way() {
+        let start = Instant::now();
+        let mut detector = FeedbackDetector::new(Duration::from_millis(10)).expect("short enough");
+        let mut bytes = 0;
+        let mut check = |detector: &mut FeedbackDetector, ms: u64, came: u64| {
+            bytes += came;
+            detector.check(start + Duration::from_millis(ms), ms * 1_000_000, seen(bytes, 1500, bytes))
+        };
+        for second in 0..3 {
+            assert_eq!(check(&mut detector, second * 1000, 400_000_000), Verdict::Normal);
+        }
+        assert_eq!(check(&mut detector, 3000, 400_000_000), Verdict::Hold);
+        // What was in the ring when the hold began says nothing, however much it is.
+        detector.handle_captured(2_900_000_000, 4 * UNDER_WAY_MAX);
+        assert_eq!(check(&mut detector, 3020, 4 * UNDER_WAY_MAX), Verdict::Hold);
+        detector.handle_captured(3_000_000_000, UNDER_WAY_MAX);
+        assert_eq!(check(&mut detector, 3040, UNDER_WAY_MAX), Verdict::Hold);
+        detector.handle_captured(3_040_000_000, 1);
+        assert_eq!(check(&mut detector, 3041, 1), Verdict::Normal);
+        assert!(!detector.is_holding());
+        for second in 4..63 {
+            assert_eq!(check(&mut detector, second * 1000, 400_000_000), Verdict::Normal, "it rests");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tracing::{info, warn};
-use wire::block::{Epoch, Kind, StreamKey};
+use wire::block::{Epoch, Header, Kind, StreamKey};
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
@@ -392,6 +392,10 @@ impl Sender {
                     self.handed_bytes += block.bytes().len() as u64;
                     self.handed_blocks += 1;
                     self.packed.add(block.header());
+                    if let Some(detector) = &mut self.detector {
+                        let Header { time_min_ns, byte_count, .. } = *block.header();
+                        detector.handle_captured(time_min_ns, byte_count.into());
+                    }
                     if block.header().end {
                         self.tally.handle_end(block.header().key.stream);
                     }
@@ -486,7 +490,7 @@ impl Sender {
             captured_bytes: self.packed.captured_bytes,
             sent_bytes: self.sent_on_closed + sent,
         };
-        match detector.check(now, seen) {
+        match detector.check(now, wall_ns(), seen) {
             Verdict::Normal | Verdict::Hold => {}
             Verdict::Feedback { before, held } => {
                 let text = format!(
