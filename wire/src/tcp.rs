@@ -1,4 +1,4 @@
-//! What the senders of blocks ask of their TCP sockets. All of it is for speed or freshness: where the
+//! What the programs ask of their TCP sockets. All of it is for speed or freshness: where the
 //! kernel refuses, nothing is lost.
 
 use std::net::IpAddr;
@@ -9,6 +9,9 @@ use socket2::SockRef;
 /// Unsent bytes that the kernel may hold for a connection (TCP_NOTSENT_LOWAT, tcp(7)): more would be old
 /// data in front of live packets, of control messages, and of what a slow viewer should skip.
 const NOTSENT_LOWAT_BYTES: u32 = 256 << 10;
+/// Receive buffer within a host (SO_RCVBUF, socket(7); half of what the kernel then allows itself, and at most
+/// `net.core.rmem_max`, by default 208 KiB).
+const RECEIVE_BYTES: usize = 1 << 20;
 /// The congestion control that every kernel has, and that every process may choose unless
 /// `net.ipv4.tcp_allowed_congestion_control` was changed.
 const RENO: &[u8] = b"reno";
@@ -20,11 +23,15 @@ const RENO: &[u8] = b"reno";
 /// a timer for nearly each segment, and where it was the system's choice a third of the relay's work went
 /// into that. A connection that began with BBR is paced under reno as well, though at twice what it is
 /// thought to be able to send. Between hosts the system's choice stands.
+///
+/// Nor is there a distance within a host, which a large receive window is for: what waits in one is memory that leaves
+/// the caches before it is read. The kernel lets it grow to 6 MiB, or what `net.ipv4.tcp_rmem` says.
 pub fn tune(socket: &impl AsFd, is_on_this_host: bool) {
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
     if is_on_this_host {
         let _ = socket.set_tcp_congestion(RENO);
+        let _ = socket.set_recv_buffer_size(RECEIVE_BYTES);
     }
 }
 
@@ -58,15 +65,21 @@ mod tests {
             String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
         };
         let system = chosen();
+        let room = |socket: SockRef<'_>| socket.recv_buffer_size().expect("an option");
+        let room_before = room(SockRef::from(&stream));
         tune(&stream, false);
         assert_eq!((chosen(), socket.tcp_notsent_lowat().expect("an option")), (system, NOTSENT_LOWAT_BYTES));
+        assert_eq!(room(SockRef::from(&stream)), room_before);
         tune(&stream, true);
         assert_eq!(chosen(), "reno");
+        let bounded = room(SockRef::from(&stream));
+        assert!(bounded != room_before && bounded <= 2 * RECEIVE_BYTES, "{room_before} and {bounded} bytes");
         tune(&listener, true);
         let _second = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         listener.accept().expect("the first");
         let (accepted, _) = listener.accept().expect("the second");
         let handed_on = SockRef::from(&accepted).tcp_congestion().expect("an option");
         assert!(handed_on.starts_with(RENO), "{handed_on:?}");
+        assert_eq!(room(SockRef::from(&accepted)), bounded);
     }
 }
