@@ -4,6 +4,7 @@
 //! The gather buffer keeps room for the header in front of the body, so a stored block is that
 //! very buffer: an incompressible frame is copied once, out of the ring.
 
+use crc32fast::Hasher;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use serde::Serialize;
 use thiserror::Error;
@@ -30,6 +31,8 @@ const PROBES: usize = 4;
 const PROBE_BYTES: usize = 4 << 10;
 /// While the line has room, one body in so many is tried after one that did not pay.
 const PROBE_INTERVAL: u32 = 4;
+/// Bytes of a body that are hashed together: they are still in the first cache.
+const HASH_STEP_BYTES: usize = 16 << 10;
 
 /// How bodies are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +95,21 @@ struct Gather {
     byte_count: u32,
     time_min_ns: u64,
     time_max_ns: u64,
+    /// Checksum of the first bytes of the body, so many; what a stored body's header wants.
+    crc: Hasher,
+    hashed: usize,
+    /// Length at which more is hashed. A body that is likely to be stored is hashed step by step, while it is in the cache.
+    hash_at: usize,
+}
+
+impl Gather {
+    /// Hashes what was gathered since.
+    #[cold]
+    fn hash(&mut self) {
+        self.crc.update(&self.buffer[HEADER_BYTES + self.hashed..HEADER_BYTES + self.len]);
+        self.hashed = self.len;
+        self.hash_at = self.len + HASH_STEP_BYTES;
+    }
 }
 
 impl Packer {
@@ -204,6 +222,7 @@ impl Packer {
         }
         if self.gather.is_none() {
             let Some(buffer) = self.pool.take(HEADER_BYTES + body_bytes) else { return false };
+            let is_likely_stored = self.does_not_pay || self.compression == Compression::None;
             self.gather = Some(Gather {
                 buffer,
                 len: 0,
@@ -211,6 +230,9 @@ impl Packer {
                 byte_count: 0,
                 time_min_ns: u64::MAX,
                 time_max_ns: 0,
+                crc: Hasher::new(),
+                hashed: 0,
+                hash_at: if is_likely_stored { HASH_STEP_BYTES } else { usize::MAX },
             });
         }
         true
@@ -269,6 +291,9 @@ impl Packer {
         gather.byte_count += captured_len as u32;
         gather.time_min_ns = gather.time_min_ns.min(time_ns);
         gather.time_max_ns = gather.time_max_ns.max(time_ns);
+        if gather.len >= gather.hash_at {
+            gather.hash();
+        }
         Ok(())
     }
 
@@ -296,11 +321,15 @@ impl Packer {
         let body_len = gather.len;
         let compressed = self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]);
         let is_compressed = compressed.is_some();
-        let (mut buffer, packed_len) = match compressed {
-            Some(output) => output,
+        let (mut buffer, packed_len, body_crc) = match compressed {
+            Some((output, packed_len)) => {
+                let body_crc = crc32fast::hash(&output[HEADER_BYTES..HEADER_BYTES + packed_len]);
+                (output, packed_len, body_crc)
+            }
             None => {
+                gather.hash();
                 gather.buffer.truncate(HEADER_BYTES + body_len);
-                (gather.buffer, body_len)
+                (gather.buffer, body_len, gather.crc.finalize())
             }
         };
         let header = Header {
@@ -317,7 +346,7 @@ impl Packer {
             byte_count: gather.byte_count,
             raw_bytes: body_len as u32,
             packed_bytes: packed_len as u32,
-            body_crc: crc32fast::hash(&buffer[HEADER_BYTES..HEADER_BYTES + packed_len]),
+            body_crc,
         };
         self.sequence += 1;
         self.packets_before += u64::from(header.packet_count);
