@@ -13,7 +13,7 @@ use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, ReadShare, Received};
 use wire::message::{Control, Envelope, PROTOCOL};
 use wire::pool::Pool;
-use wire::tcp::tune;
+use wire::tcp::tune_unconnected;
 
 use crate::blocks::Blocks;
 
@@ -37,7 +37,7 @@ impl Player {
     pub fn listen() -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        tune(&listener.as_fd(), true);
+        tune_unconnected(&listener.as_fd(), true);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let address = listener.local_addr()?;
         Ok(Self { poll, listener, address })

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// Bytes read together.
 const READ_BYTES: usize = 1 << 20;
-/// Data of a pipe begins at the begin of a page, and so does what is read. Where a copy's destination is a little (1 to
+/// The first byte of a read from a pipe is mostly the first of a page, and so is where it goes. Where a copy's destination is a little (1 to
 /// 47 bytes) further into its page than the source, "rep movsb", by which the kernel copies, is slower on some processors:
 /// 2 for 40 GB/s on AMD's Zen 3. Large memory of the allocator, which begins 16 bytes into a page, would be that.
 const PAGE_BYTES: usize = 4096;
@@ -185,6 +185,7 @@ mod tests {
 
     impl Read for Pieces<'_> {
         fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            assert_eq!(out.as_ptr().addr() % PAGE_BYTES, 0, "read to the begin of a page");
             let count = self.1.min(self.0.len()).min(out.len());
             out[..count].copy_from_slice(&self.0[..count]);
             self.0 = &self.0[count..];

@@ -36,7 +36,7 @@ pub fn open(listen: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
     socket2::SockRef::from(&listener.as_fd()).listen(WAITING_MAX).map_err(named)?;
     let address = listener.local_addr().map_err(named)?;
     if address.ip().to_canonical().is_loopback() {
-        tcp::tune(&listener.as_fd(), true); // so that nobody's connection begins with anything else
+        tcp::tune_unconnected(&listener.as_fd(), true); // so that nobody's connection begins with anything else
     }
     Ok((listener, address))
 }

@@ -23,8 +23,10 @@ const AVERAGE_BYTES_MIN: u64 = 512;
 const HOLD_TIME_MIN: Duration = Duration::from_millis(400);
 /// The same in block timeouts: within one the kernel may say nothing although packets come.
 const HOLD_BLOCK_TIMEOUTS: u32 = 6;
-/// Most of our own that is captured although the uplink is held: what our socket, and those of a proxy or tunnel, still send.
-const UNDER_WAY_MAX: u64 = 32 << 20;
+/// What is under way when a hold begins may be captured so often at each interface, coming and going through bridges and
+/// tunnels, headers included; and so many bytes more, for what is not counted.
+const CAPTURED_TIMES: u64 = 4;
+const UNCOUNTED_BYTES: u64 = 4 << 20;
 /// With a longer block timeout there is no telling within a bearable hold.
 const BLOCK_TIMEOUT_MAX: Duration = Duration::from_millis(200);
 /// How often in a row capture must fall silent with the uplink. A transfer that ends by chance
@@ -55,12 +57,15 @@ enum State {
     Watching {
         suspicious: u32,
     },
-    /// `since_ns` is `since` by the clock of the packets, and `fresh_bytes` were captured after it.
     Holding {
         since: Instant,
+        /// The same by the clock of the packets.
         since_ns: u64,
         rate_before: u64,
+        /// Captured since then.
         fresh_bytes: u64,
+        /// More of them than this cannot be our own.
+        own_bytes: u64,
     },
 }
 
@@ -73,6 +78,10 @@ pub struct Seen {
     pub captured_bytes: u64,
     /// Bytes handed to the kernel for the relay.
     pub sent_bytes: u64,
+    /// Bytes of blocks, at most, that were sent and have not come to the relay, wherever they are on their way.
+    pub under_way_bytes: u64,
+    /// Interfaces that are captured.
+    pub interfaces: u64,
 }
 
 /// Compares what is captured with what is sent.
@@ -172,10 +181,11 @@ impl FeedbackDetector {
                     since_ns: now_ns,
                     rate_before: captured_rate,
                     fresh_bytes: 0,
+                    own_bytes: UNCOUNTED_BYTES + CAPTURED_TIMES * seen.interfaces * seen.under_way_bytes,
                 };
                 Verdict::Hold
             }
-            State::Holding { fresh_bytes, .. } if fresh_bytes > UNDER_WAY_MAX => {
+            State::Holding { fresh_bytes, own_bytes, .. } if fresh_bytes > own_bytes => {
                 self.give_up(now);
                 Verdict::Normal
             }
@@ -209,7 +219,8 @@ mod tests {
     use super::*;
 
     fn seen(captured_bytes: u64, packet_bytes: u64, sent_bytes: u64) -> Seen {
-        Seen { captured_packets: captured_bytes / packet_bytes, captured_bytes, sent_bytes }
+        let captured_packets = captured_bytes / packet_bytes;
+        Seen { captured_packets, captured_bytes, sent_bytes, under_way_bytes: 0, interfaces: 1 }
     }
 
     /// Runs the detector over a line whose own traffic comes back (or not) beside a steady rate.
@@ -270,30 +281,55 @@ mod tests {
         assert!(held_once);
     }
 
-    #[test]
-    fn a_hold_ends_when_more_was_captured_after_its_begin_than_can_have_been_under_way() {
+    const UNDER_WAY_BYTES: u64 = 10 << 20;
+    /// Of a hold that begins with so much under way, at two interfaces.
+    const OWN_BYTES: u64 = UNCOUNTED_BYTES + CAPTURED_TIMES * 2 * UNDER_WAY_BYTES;
+
+    /// A detector that holds the uplink of 400 MB/s since 3 s, and what checks it `ms` after its start, when `came` more
+    /// bytes were captured and nothing was sent.
+    fn held() -> (FeedbackDetector, impl FnMut(&mut FeedbackDetector, u64, u64) -> Verdict) {
         let start = Instant::now();
         let mut detector = FeedbackDetector::new(Duration::from_millis(10)).expect("short enough");
         let mut bytes = 0;
-        let mut check = |detector: &mut FeedbackDetector, ms: u64, came: u64| {
+        let mut check = move |detector: &mut FeedbackDetector, ms: u64, came: u64| {
             bytes += came;
-            detector.check(start + Duration::from_millis(ms), ms * 1_000_000, seen(bytes, 1500, bytes))
+            let under_way =
+                Seen { under_way_bytes: UNDER_WAY_BYTES, interfaces: 2, ..seen(bytes, 1500, bytes) };
+            detector.check(start + Duration::from_millis(ms), ms * 1_000_000, under_way)
         };
         for second in 0..3 {
             assert_eq!(check(&mut detector, second * 1000, 400_000_000), Verdict::Normal);
         }
         assert_eq!(check(&mut detector, 3000, 400_000_000), Verdict::Hold);
+        (detector, check)
+    }
+
+    #[test]
+    fn a_hold_ends_when_more_was_captured_after_its_begin_than_can_be_our_own() {
+        let (mut detector, mut check) = held();
         // What was in the ring when the hold began says nothing, however much it is.
-        detector.handle_captured(2_900_000_000, 4 * UNDER_WAY_MAX);
-        assert_eq!(check(&mut detector, 3020, 4 * UNDER_WAY_MAX), Verdict::Hold);
-        detector.handle_captured(3_000_000_000, UNDER_WAY_MAX);
-        assert_eq!(check(&mut detector, 3040, UNDER_WAY_MAX), Verdict::Hold);
+        detector.handle_captured(2_900_000_000, 4 * OWN_BYTES);
+        assert_eq!(check(&mut detector, 3020, 4 * OWN_BYTES), Verdict::Hold);
+        detector.handle_captured(3_000_000_000, OWN_BYTES);
+        assert_eq!(check(&mut detector, 3040, OWN_BYTES), Verdict::Hold);
         detector.handle_captured(3_040_000_000, 1);
         assert_eq!(check(&mut detector, 3041, 1), Verdict::Normal);
         assert!(!detector.is_holding());
         for second in 4..63 {
             assert_eq!(check(&mut detector, second * 1000, 400_000_000), Verdict::Normal, "it rests");
         }
+    }
+
+    #[test]
+    fn what_was_under_way_does_not_end_a_hold() {
+        let (mut detector, mut check) = held();
+        detector.handle_captured(3_010_000_000, OWN_BYTES);
+        assert_eq!(check(&mut detector, 3150, OWN_BYTES), Verdict::Hold);
+        for ms in (3160..3400).step_by(20) {
+            assert_eq!(check(&mut detector, ms, 0), Verdict::Hold);
+        }
+        check(&mut detector, 3400, 0);
+        assert_eq!(detector.proofs, 1, "it fell silent");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -29,7 +28,6 @@ use wire::limited;
 use wire::log::{FEW, SOME};
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
-use wire::tcp;
 use wire::text::{io_text, printable};
 use wire::tls::ClientTls;
 
@@ -421,10 +419,11 @@ impl Network {
     fn connect(&mut self) -> Result<(), LinkError> {
         let address = self.addresses.pop().ok_or(LinkError::NoAddress)?;
         let now = Instant::now();
-        let stream = TcpStream::connect(address).map_err(ConnectionError::Io)?;
-        if let Ok(ours) = stream.local_addr() {
-            tcp::tune(&stream.as_fd(), tcp::is_within_host(ours.ip(), address.ip()));
-        }
+        #[cfg(target_os = "linux")]
+        let stream = wire::tcp::begin_connect(address).map(TcpStream::from_std);
+        #[cfg(not(target_os = "linux"))]
+        let stream = TcpStream::connect(address);
+        let stream = stream.map_err(ConnectionError::Io)?;
         let mut connection = Box::new(Connection::client(stream, &self.relay, self.tls.as_ref(), now)?);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.stream_mut(), LINK, both).map_err(LinkError::Poll)?;

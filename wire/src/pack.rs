@@ -95,7 +95,7 @@ struct Gather {
     byte_count: u32,
     time_min_ns: u64,
     time_max_ns: u64,
-    /// Checksum of the first bytes of the body, so many; what a stored body's header wants.
+    /// Checksum of the first `hashed` bytes of the body; of all of them it goes into the header of a stored one.
     crc: Hasher,
     hashed: usize,
     /// Length at which more is hashed. A body that is likely to be stored is hashed step by step, while it is in the cache.

@@ -23,7 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use wire::interface::Interface;
 use wire::pcapng::{interface_description, section_header};
-use wire::tcp::tune;
+use wire::tcp::tune_unconnected;
 
 /// Bytes gathered before they are packed, as in the sniffer.
 const BODY_BYTES: usize = 256 << 10;
@@ -178,7 +178,7 @@ fn capture(interface: &str, to: SocketAddr) -> io::Result<()> {
 
 fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
     let listener = TcpListener::bind(listen)?;
-    tune(&listener, true);
+    tune_unconnected(&listener, true);
     let (mut to, _) = listener.accept()?;
     let (mut from, _) = listener.accept()?;
     to.set_nodelay(true)?;
@@ -203,7 +203,7 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
 }
 
 fn show(to: SocketAddr) -> io::Result<()> {
-    let mut from = TcpStream::connect(to)?;
+    let mut from = tcp::connect(to)?;
     let mut out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let _ = nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETPIPE_SZ(256 << 10)); // as the viewer does
     eprintln!("connected");

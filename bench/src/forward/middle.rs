@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use wire::tcp::tune_unconnected;
+
 use crate::testbed::{Program, Start};
 
 /// What is in the middle.
@@ -62,7 +64,11 @@ pub fn start(place: &Place, middle: Middle) -> io::Result<Running> {
     let address = free_address()?;
     let sink = match middle {
         Middle::Relay => None,
-        _ => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?),
+        _ => {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            tune_unconnected(&listener, true);
+            Some(listener)
+        }
     };
     let command = match &sink {
         None => relay(place, address),

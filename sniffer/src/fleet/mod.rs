@@ -328,6 +328,11 @@ impl Fleet {
         special || interfaces::list().is_ok_and(|list| list.iter().any(has))
     }
 
+    /// How many interfaces are captured.
+    pub fn interface_count(&self) -> usize {
+        self.captured.len()
+    }
+
     /// Names of the interfaces that are captured.
     pub fn interface_names(&self) -> Vec<String> {
         self.captured.values().map(|captured| captured.name.clone()).collect()

@@ -78,7 +78,7 @@ impl Sender {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         let is_on_this_host = Fleet::is_own_address(address.ip());
-        tcp::tune(&socket, is_on_this_host);
+        tcp::tune_unconnected(&socket, is_on_this_host);
         if let Some(rate_bytes) = self.rate_bytes {
             // The kernel paces the flow: smooth, and all of it counted. What does not fit waits with us.
             pacing::limit(&socket, rate_bytes)?;

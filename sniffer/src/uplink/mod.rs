@@ -489,6 +489,9 @@ impl Sender {
             captured_packets: self.packed.packets,
             captured_bytes: self.packed.captured_bytes,
             sent_bytes: self.sent_on_closed + sent,
+            under_way_bytes: self.uplink.totals().retained_bytes.saturating_sub(self.uplink.waiting_bytes())
+                as u64,
+            interfaces: fleet.interface_count() as u64,
         };
         match detector.check(now, wall_ns(), seen) {
             Verdict::Normal | Verdict::Hold => {}
