@@ -8,9 +8,9 @@ use thiserror::Error;
 
 /// Bytes read together.
 const READ_BYTES: usize = 1 << 20;
-/// The first byte of a read from a pipe is mostly the first of a page, and so is where it goes. Where a copy's destination is a little (1 to
-/// 47 bytes) further into its page than the source, "rep movsb", by which the kernel copies, is slower on some processors:
-/// 2 for 40 GB/s on AMD's Zen 3. Large memory of the allocator, which begins 16 bytes into a page, would be that.
+/// The first byte of a read from a pipe is mostly the first of a page, and so is where it goes. Where a copy's
+/// destination is 1 to 47 bytes further into its page than the source, "rep movsb", by which the kernel copies, is slower
+/// on some processors: 2 for 40 GB/s on AMD's Zen 3. Large memory of the allocator begins 16 bytes into a page.
 const PAGE_BYTES: usize = 4096;
 /// Most bytes of one block or record.
 const BLOCK_BYTES_MAX: usize = 32 << 20;
