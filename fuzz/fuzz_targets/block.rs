@@ -45,18 +45,18 @@ fuzz_target!(|input: &[u8]| {
     let Ok(unpacked) = unpacker.unpack(&block, &routes, true) else { return };
     // What is written is whole packets, and as many as are told.
     let mut count = 0;
-    for epb in Epbs::new(unpacked.bytes, u32::MAX) {
+    for epb in Epbs::new(&unpacked.bytes, u32::MAX) {
         let epb = epb.expect("only whole packets come out");
         assert_eq!(unpacked.ends[count].end as usize, epb.offset + epb.length);
         count += 1;
     }
     assert_eq!((count as u64, unpacked.ends.len()), (unpacked.kept.packets, count));
     assert_eq!(unpacked.kept_by_interface.iter().sum::<u64>(), unpacked.kept.packets);
-    assert_eq!(packets_of(unpacked.bytes).count(), count);
-    assert_eq!(first_packets(unpacked.bytes, count as u64), unpacked.bytes);
+    assert_eq!(packets_of(&unpacked.bytes).count(), count);
+    assert_eq!(first_packets(&unpacked.bytes, count as u64), &unpacked.bytes[..]);
     if count > 0 {
         let mut commented = Vec::new();
-        let first = &unpacked.bytes[..packet_bytes(unpacked.bytes)];
+        let first = &unpacked.bytes[..packet_bytes(&unpacked.bytes)];
         append_commented(&mut commented, first, &["a comment".to_owned()]);
         assert!(Epbs::new(&commented, u32::MAX).all(|epb| epb.is_ok()));
     }

@@ -101,7 +101,7 @@ fn view(config: &Config, settings: Settings<Args>) -> Result<(), String> {
     if !config.quiet && !output.is_terminal() {
         network.show_line();
     }
-    let writer = Writer::new(config, output, network.queue(), tally.clone());
+    let writer = Writer::new(config, output, network.queue(), network.pool(), tally.clone());
     let (sender, written) = channel();
     std::thread::spawn(move || {
         let _ = sender.send(writer.run()); // nobody waits any more

@@ -185,7 +185,7 @@ impl Network {
             waker,
             poll,
             tally,
-            pool: Pool::new(POOL_BYTES),
+            pool: Pool::giving(POOL_BYTES),
             link: Link::Waiting { until: Instant::now() },
             addresses: Vec::new(),
             failures: 0,
@@ -204,6 +204,11 @@ impl Network {
     /// What waits for the writer.
     pub fn queue(&self) -> Arc<Queue> {
         Arc::clone(&self.session.queue)
+    }
+
+    /// What the blocks come in.
+    pub fn pool(&self) -> Pool {
+        self.pool.clone()
     }
 
     /// A line for each set of interfaces, by its name: what became of their packets.

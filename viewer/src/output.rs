@@ -9,6 +9,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use wire::pool::Piece;
+
 use crate::config::Target;
 
 /// Bytes that a pipe to a reader holds, if it held less before: those of a packed block. With the usual
@@ -31,6 +33,8 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Output {
     file: File,
+    /// It is a pipe that takes pages.
+    takes_pages: bool,
 }
 
 impl Output {
@@ -41,8 +45,15 @@ impl Output {
             Target::Stdout => stdout_file()?,
         };
         #[cfg(target_os = "linux")]
-        widen(&file);
-        Ok(Self { file })
+        let takes_pages = widen(&file);
+        #[cfg(not(target_os = "linux"))]
+        let takes_pages = false;
+        Ok(Self { file, takes_pages })
+    }
+
+    /// Whether it takes the pages of what is written, rather than a copy.
+    pub fn takes_pages(&self) -> bool {
+        self.takes_pages
     }
 
     /// Whether a person looks at it.
@@ -50,12 +61,13 @@ impl Output {
         self.file.is_terminal()
     }
 
-    /// Writes all of `bytes`.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
-        while !bytes.is_empty() {
-            match self.file.write(bytes) {
+    /// Writes all of `piece`.
+    pub fn write<'a>(&mut self, piece: impl Into<Piece<'a>>) -> Result<(), Stop> {
+        let mut piece = piece.into();
+        while !piece.is_empty() {
+            match self.write_some(piece) {
                 Ok(0) => return Err(Stop::Failed(ErrorKind::WriteZero.into())),
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => piece = piece.after(count),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_until_writable(),
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(Stop::ReaderGone),
@@ -63,6 +75,20 @@ impl Output {
             }
         }
         Ok(())
+    }
+
+    fn write_some(&mut self, piece: Piece<'_>) -> io::Result<usize> {
+        #[cfg(target_os = "linux")]
+        if piece.is_given() && self.takes_pages {
+            use nix::errno::Errno;
+            use nix::fcntl::{SpliceFFlags, vmsplice};
+
+            match vmsplice(&self.file, &[io::IoSlice::new(&piece)], SpliceFFlags::empty()) {
+                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => self.takes_pages = false,
+                other => return Ok(other?),
+            }
+        }
+        self.file.write(&piece)
     }
 
     /// Looks whether the reader is still there while there is nothing to write.
@@ -102,14 +128,16 @@ impl Output {
     }
 }
 
-/// Has a pipe hold [`PIPE_BYTES`]. What is no pipe, or may not grow, stays as it is.
+/// Has a pipe hold [`PIPE_BYTES`]; whether it is one. What is none, or may not grow, stays as it is.
 #[cfg(target_os = "linux")]
-fn widen(file: &File) {
+fn widen(file: &File) -> bool {
     use nix::fcntl::{FcntlArg, fcntl};
 
-    if fcntl(file, FcntlArg::F_GETPIPE_SZ).is_ok_and(|bytes| bytes < PIPE_BYTES) {
+    let Ok(bytes) = fcntl(file, FcntlArg::F_GETPIPE_SZ) else { return false };
+    if bytes < PIPE_BYTES {
         let _ = fcntl(file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     }
+    true
 }
 
 #[cfg(unix)]
@@ -163,6 +191,48 @@ mod tests {
             assert_eq!(bytes(), 2 * PIPE_BYTES, "who has the right may have set it so");
         }
         widen(&tempfile::tempfile().expect("a file"));
+    }
+
+    /// Given away or copied, short and long, to a pipe that waits or one that does not: it all arrives.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn every_piece_arrives_in_order() {
+        use std::io::Read;
+
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        use wire::pool::Pool;
+
+        let pool = Pool::giving(8 << 20);
+        pool.prefer_giving(true);
+        for flags in [OFlag::empty(), OFlag::O_NONBLOCK] {
+            let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+            fcntl(&writer, FcntlArg::F_SETFL(flags)).expect("a flag");
+            let read = std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                File::from(reader).read_to_end(&mut bytes).map(|_| bytes)
+            });
+            let file = File::from(writer);
+            let mut output = Output { takes_pages: widen(&file), file };
+            assert!(output.takes_pages());
+            let mut expected = Vec::new();
+            for (number, len) in
+                (0u8..).zip([100, 70_000, 1_000_001, 5, 300_000].into_iter().cycle().take(50))
+            {
+                let mut buffer = pool.take(len).expect("what was written is free");
+                buffer.fill(number);
+                let bytes = buffer.freeze();
+                output.write(pool.give(&bytes).until(len / 2)).map_err(|_| ()).expect("written");
+                output.write(pool.give(&bytes).after(len / 2)).map_err(|_| ()).expect("written");
+                output.write(&vec![number; 7]).map_err(|_| ()).expect("written");
+                expected.resize(expected.len() + len + 7, number);
+            }
+            drop(output);
+            assert!(read.join().expect("joins").expect("reads") == expected);
+        }
+        // No pipe, no pages.
+        let output =
+            Output::open(&Target::File(tempfile::NamedTempFile::new().expect("a file").path().into()));
+        assert!(!output.expect("opens").takes_pages());
     }
 
     #[cfg(unix)]

@@ -2,16 +2,22 @@
 //! what is not wanted, turn the stream's interface ids into the output's.
 //!
 //! A block whose body is stored and whose ids are right as they are is not copied at all; any other
-//! is unpacked once, into a buffer that is used again and again, and changed in place.
+//! is unpacked once, into a buffer that is used again and again, and changed in place. For an output
+//! that takes pages, both are in memory that is given away instead, if they are long.
 //!
 //! INVARIANT: a block comes out whole and checked, or not at all.
 
 use std::sync::Arc;
 
 use bpf::Program;
+use bytes::Bytes;
 use thiserror::Error;
 use wire::block::{BlockError, PackedBlock};
 use wire::pcapng::{EPB_HEAD_BYTES, EpbError, Epbs, OPT_COMMENT, packet_option};
+use wire::pool::{GIVEN_BYTES_MIN, Piece, Pool};
+
+/// Most bytes of bodies that are unpacked to be given away, and are not written yet: many times the largest.
+const UNPACKED_BYTES: usize = 64 << 20;
 
 /// What happens to the packets of one interface of a stream.
 #[derive(Clone, Debug)]
@@ -86,7 +92,7 @@ pub struct PacketEnd {
 #[derive(Debug)]
 pub struct Unpacked<'a> {
     /// The packets to write, with the output's interface ids.
-    pub bytes: &'a [u8],
+    pub bytes: Piece<'a>,
     /// Packets in `bytes`.
     pub kept: Count,
     /// Packets the filter rejected, or that were not asked for.
@@ -103,11 +109,36 @@ pub struct Unpacked<'a> {
 #[derive(Debug, Default)]
 pub struct Unpacker {
     body: Vec<u8>,
+    /// Where the output takes pages.
+    giving: Option<Giving>,
+    /// What is given away.
+    given: Bytes,
     kept_by_interface: Vec<u64>,
     ends: Vec<PacketEnd>,
 }
 
+/// Where what is given away is.
+#[derive(Debug)]
+struct Giving {
+    /// Blocks, as they come.
+    incoming: Pool,
+    /// What they are unpacked to.
+    unpacked: Pool,
+}
+
 impl Unpacker {
+    /// One for an output that takes pages. The blocks come in buffers of `incoming`.
+    pub fn giving(incoming: Pool) -> Self {
+        let unpacked = Pool::giving(UNPACKED_BYTES);
+        unpacked.prefer_giving(true);
+        Self { giving: Some(Giving { incoming, unpacked }), ..Self::default() }
+    }
+
+    /// What was unpacked last is written: its memory is free for what comes next, while it is still warm.
+    pub fn release(&mut self) {
+        self.given = Bytes::new();
+    }
+
     /// Unpacks `block`, whose packets go where `routes`, by the stream's interface ids, says.
     pub fn unpack<'a>(
         &'a mut self,
@@ -135,14 +166,31 @@ impl Unpacker {
                 }
             }
             check_counts(block, kept)?;
+            let bytes = match &self.giving {
+                Some(giving) => {
+                    giving.incoming.prefer_giving(true);
+                    self.given = block.bytes().slice_ref(bytes);
+                    giving.incoming.give(&self.given)
+                }
+                None => bytes.into(),
+            };
             let Self { kept_by_interface, ends, .. } = self;
             return Ok(Unpacked { bytes, kept, filtered: 0, unfilterable: 0, kept_by_interface, ends });
         }
         let raw_bytes = header.raw_bytes as usize;
-        if self.body.len() < raw_bytes {
-            self.body.resize(raw_bytes, 0);
-        }
-        let body = &mut self.body[..raw_bytes];
+        let mut buffer = self.giving.as_ref().and_then(|giving| {
+            giving.incoming.prefer_giving(false);
+            giving.unpacked.take(raw_bytes).filter(|_| raw_bytes >= GIVEN_BYTES_MIN)
+        });
+        let body = match &mut buffer {
+            Some(buffer) => &mut buffer[..],
+            None => {
+                if self.body.len() < raw_bytes {
+                    self.body.resize(raw_bytes, 0);
+                }
+                &mut self.body[..raw_bytes]
+            }
+        };
         block.unpack_to(body)?;
         let (mut seen, mut kept) = (Count::default(), Count::default());
         let (mut filtered, mut unfilterable) = (0, 0);
@@ -180,8 +228,16 @@ impl Unpacker {
             at += length;
         }
         check_counts(block, seen)?;
-        let Self { body, kept_by_interface, ends } = self;
-        Ok(Unpacked { bytes: &body[..kept_end], kept, filtered, unfilterable, kept_by_interface, ends })
+        let bytes = match (buffer, &self.giving) {
+            (Some(mut buffer), Some(giving)) => {
+                buffer.truncate(kept_end);
+                self.given = buffer.freeze();
+                giving.unpacked.give(&self.given)
+            }
+            _ => Piece::from(&self.body[..kept_end]),
+        };
+        let Self { kept_by_interface, ends, .. } = self;
+        Ok(Unpacked { bytes, kept, filtered, unfilterable, kept_by_interface, ends })
     }
 }
 
@@ -254,7 +310,6 @@ pub fn append_commented(out: &mut Vec<u8>, packet: &[u8], comments: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use proptest::prelude::*;
     use wire::block::{HEADER_BYTES, StreamKey};
     use wire::pack::{Compression, Packer};
@@ -318,13 +373,13 @@ mod tests {
             let all = unpacker.unpack(&block, &routes, true).expect("whole");
             assert_eq!((all.kept.packets, all.kept.bytes), (6, 240));
             let expected: Vec<_> = packets.iter().map(|(i, t, d)| (i + 7, *t, d.clone())).collect();
-            assert_eq!(read(all.bytes), expected);
+            assert_eq!(read(&all.bytes), expected);
             assert_eq!((all.ends.len(), all.ends[5].time_ns), (6, 5));
             routes[1].fate = Fate::Unwanted;
             routes[2].fate = Fate::Unfilterable;
             let some = unpacker.unpack(&block, &routes, true).expect("whole");
             assert_eq!((some.kept.packets, some.filtered, some.unfilterable), (2, 2, 2));
-            assert_eq!(read(some.bytes), [expected[0].clone(), expected[3].clone()]);
+            assert_eq!(read(&some.bytes), [expected[0].clone(), expected[3].clone()]);
             assert_eq!(some.ends.last().map(|last| last.end as usize), Some(some.bytes.len()));
             assert_eq!(some.kept_by_interface, [2, 0, 0]);
         }

@@ -18,11 +18,13 @@ use bench::ring::Ring;
 use bench::tcp;
 use clap::{Parser, Subcommand};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use nix::fcntl::{SpliceFFlags, vmsplice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
 use wire::interface::Interface;
 use wire::pcapng::{interface_description, section_header};
+use wire::pool::{Piece, Pool};
 use wire::tcp::tune_unconnected;
 
 /// Bytes gathered before they are packed, as in the sniffer.
@@ -31,6 +33,8 @@ const BODY_BYTES: usize = 256 << 10;
 const FRAME_ROOM: usize = 256 << 10;
 /// After a body that did not shrink to half so many are stored, as `--compression auto` does it.
 const STORED_RUN: u32 = 15;
+/// Bytes of each of the two pools of what shows.
+const POOL_BYTES: usize = 64 << 20;
 /// Bytes of the head of a message.
 const HEAD_BYTES: usize = 16;
 
@@ -211,26 +215,49 @@ fn show(to: SocketAddr) -> io::Result<()> {
     section_header(&mut head, None, None, "floor");
     interface_description(&mut head, &Interface { link_type: 1, ..Interface::default() }, "bench");
     out.write_all(&head)?;
-    let mut message = vec![0; HEAD_BYTES + BODY_BYTES + FRAME_ROOM];
-    let mut unpacked = vec![0; BODY_BYTES + FRAME_ROOM];
-    while read_message(&mut from, &mut message)? {
-        let (raw, packed) = (word_at(&message, 0) as usize, word_at(&message, 4) as usize);
-        let body = &message[HEAD_BYTES..HEAD_BYTES + packed];
+    let (incoming, unpacked) = (Pool::giving(POOL_BYTES), Pool::giving(POOL_BYTES));
+    unpacked.prefer_giving(true);
+    let take = |pool: &Pool, bytes| pool.take(bytes).ok_or_else(|| io::Error::other("no buffer is free"));
+    let mut head = [0; HEAD_BYTES];
+    while read_head(&mut from, &mut head)? {
+        let (raw, packed) = (word_at(&head, 0) as usize, word_at(&head, 4) as usize);
+        incoming.prefer_giving(raw == packed);
+        let mut body = take(&incoming, packed)?;
+        from.read_exact(&mut body)?;
         if raw == packed {
-            out.write_all(body)?;
+            write_out(&mut out, incoming.give(&body.freeze()))?;
         } else {
-            let bytes = decompress_into(body, &mut unpacked).map_err(io::Error::other)?;
-            out.write_all(&unpacked[..bytes])?;
+            let mut whole = take(&unpacked, raw)?;
+            decompress_into(&body, &mut whole).map_err(io::Error::other)?;
+            write_out(&mut out, unpacked.give(&whole.freeze()))?;
         }
     }
     Ok(())
 }
 
+/// Into a pipe, by reference where that may be.
+fn write_out(out: &mut std::fs::File, mut piece: Piece<'_>) -> io::Result<()> {
+    while !piece.is_empty() {
+        piece = piece.after(match piece.is_given() {
+            true => vmsplice(&*out, &[io::IoSlice::new(&piece)], SpliceFFlags::empty())?,
+            false => out.write(&piece)?,
+        });
+    }
+    Ok(())
+}
+
+/// Reads the head of a message. `false`: the other end has closed between two.
+fn read_head(from: &mut TcpStream, head: &mut [u8]) -> io::Result<bool> {
+    match from.read_exact(head) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
 /// Reads a whole message. `false`: the other end has closed between two.
 fn read_message(from: &mut TcpStream, message: &mut [u8]) -> io::Result<bool> {
-    match from.read_exact(&mut message[..HEAD_BYTES]) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-        result => result?,
+    if !read_head(from, &mut message[..HEAD_BYTES])? {
+        return Ok(false);
     }
     let packed = word_at(message, 4) as usize;
     from.read_exact(&mut message[HEAD_BYTES..HEAD_BYTES + packed])?;

@@ -17,6 +17,7 @@ use wire::ledger::{Losses, Report, Stage};
 use wire::limited;
 use wire::log::FEW;
 use wire::pcapng::section_header;
+use wire::pool::Pool;
 
 use crate::config::Config;
 use crate::interfaces::Interfaces;
@@ -57,9 +58,18 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer to `output` of what comes through `queue`.
-    pub fn new(config: &Config, output: Output, queue: Arc<Queue>, tally: SharedTally) -> Self {
+    /// A writer to `output` of what comes through `queue`, its blocks in buffers of `incoming`.
+    pub fn new(
+        config: &Config,
+        output: Output,
+        queue: Arc<Queue>,
+        incoming: Pool,
+        tally: SharedTally,
+    ) -> Self {
         let merge = (!config.reorder.is_zero()).then(|| Merge::new(config.reorder, MERGE_BYTES_MAX));
+        // What goes through the merge is copied out of it.
+        let gives = output.takes_pages() && merge.is_none();
+        let unpacker = if gives { Unpacker::giving(incoming) } else { Unpacker::default() };
         Self {
             config: config.clone(),
             output,
@@ -69,7 +79,7 @@ impl Writer {
             streams: Streams::default(),
             leaving: Vec::new(),
             programs: HashMap::new(),
-            unpacker: Unpacker::default(),
+            unpacker,
             merge,
             count_left: config.count.unwrap_or(u64::MAX),
             scratch: Vec::new(),
@@ -211,13 +221,13 @@ impl Writer {
         stream.has_written = true;
         if !stream.pending.is_empty() {
             let comments = std::mem::take(&mut stream.pending).comments("before this one");
-            first_bytes = packet_bytes(bytes);
+            first_bytes = packet_bytes(&bytes);
             append_commented(&mut self.scratch, &bytes[..first_bytes], &comments);
         }
         if let Some(merge) = &mut self.merge {
             let now = Instant::now();
             if first_bytes == 0 {
-                merge.push(key, bytes, ends, now);
+                merge.push(key, &bytes, ends, now);
             } else {
                 let first = PacketEnd { end: self.scratch.len() as u32, ..ends[0] };
                 merge.push(key, &self.scratch, &[first], now);
@@ -228,9 +238,9 @@ impl Writer {
             return Ok(());
         }
         if kept.packets > self.count_left {
-            bytes = first_packets(bytes, self.count_left);
+            bytes = bytes.until(first_packets(&bytes, self.count_left).len());
             kept = Count::default();
-            for (id, captured_bytes) in packets_of(bytes) {
+            for (id, captured_bytes) in packets_of(&bytes) {
                 kept.add(captured_bytes);
                 self.interfaces.add_written(id, 1);
             }
@@ -240,7 +250,8 @@ impl Writer {
             }
         }
         self.output.write(&self.scratch)?;
-        self.output.write(&bytes[first_bytes..])?;
+        self.output.write(bytes.after(first_bytes))?;
+        self.unpacker.release();
         self.count_left -= kept.packets;
         self.tally.lock().streams.entry(key).or_default().written += kept;
         if self.count_left == 0 { Err(Stop::CountReached) } else { Ok(()) }

@@ -10,16 +10,24 @@
 //! Size classes are 2^k and 1.5 * 2^k bytes, so that a block and LZ4's worst case for it (1.1
 //! times) waste at most a third.
 
+#[cfg_attr(not(target_os = "linux"), path = "no_pages.rs")]
+mod pages;
+
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+
+use self::pages::{Pages, Slice};
 
 /// Smallest class; also the granularity of accounting.
 const CLASS_MIN_BYTES: usize = 512;
 /// Classes up to 24 MiB, enough for the largest packed block and its header.
 const CLASS_COUNT: usize = 32;
+
+/// A shorter buffer is never given away: it is cheaper to copy.
+pub const GIVEN_BYTES_MIN: usize = 64 << 10;
 
 /// A pool of byte buffers under a budget. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -35,6 +43,10 @@ struct Shared {
     /// Bytes of buffers waiting in `free`.
     kept_bytes: AtomicUsize,
     free: Mutex<[Vec<Box<[u8]>>; CLASS_COUNT]>,
+    /// Memory that can be given away, in a pool that has such.
+    pages: Option<Arc<Pages>>,
+    /// Long buffers are to be had there.
+    prefers_pages: AtomicBool,
 }
 
 impl Shared {
@@ -53,13 +65,37 @@ impl Shared {
 impl Pool {
     /// A pool that hands out at most `budget_bytes` at a time.
     pub fn new(budget_bytes: usize) -> Self {
+        Self::with(budget_bytes, None)
+    }
+
+    /// The same, of which long buffers can be given away by [`Pool::give`], as far as the system can do that,
+    /// while [`Pool::prefer_giving`] says so.
+    pub fn giving(budget_bytes: usize) -> Self {
+        Self::with(budget_bytes, Pages::new(budget_bytes).map(Arc::new))
+    }
+
+    fn with(budget_bytes: usize, pages: Option<Arc<Pages>>) -> Self {
         let shared = Shared {
             budget_bytes,
             used_bytes: AtomicUsize::new(0),
             kept_bytes: AtomicUsize::new(0),
             free: Mutex::new(std::array::from_fn(|_| Vec::new())),
+            pages,
+            prefers_pages: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Whether the long buffers that are taken from now on are to be given away. Memory that comes back is
+    /// warmer in the processor's cache: it is the better one for what is not.
+    pub fn prefer_giving(&self, prefers: bool) {
+        self.shared.prefers_pages.store(prefers, Ordering::Relaxed);
+    }
+
+    /// `bytes`, of a buffer of this pool, as what is to be given away, if it is long and of memory that can be.
+    pub fn give<'a>(&self, bytes: &'a Bytes) -> Piece<'a> {
+        let mut pages = self.shared.pages.iter().filter(|_| bytes.len() >= GIVEN_BYTES_MIN);
+        Piece { bytes, is_given: pages.any(|pages| pages.give(bytes)) }
     }
 
     /// A buffer of exactly `len` bytes with arbitrary content, or `None` when the budget is used up.
@@ -71,6 +107,12 @@ impl Pool {
             (after <= shared.budget_bytes).then_some(after)
         };
         shared.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
+        if len >= GIVEN_BYTES_MIN
+            && shared.prefers_pages.load(Ordering::Relaxed)
+            && let Some(slice) = shared.pages.as_ref().and_then(|pages| pages.take(len))
+        {
+            return Some(Buffer { memory: Memory::Slice(slice), len, class, shared: Arc::clone(shared) });
+        }
         let mut free = shared.free.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = match free[class].pop() {
             Some(memory) => {
@@ -83,7 +125,7 @@ impl Pool {
                 vec![0; class_bytes].into_boxed_slice()
             }
         };
-        Some(Buffer { memory, len, class, shared: Arc::clone(shared) })
+        Some(Buffer { memory: Memory::Kept(memory), len, class, shared: Arc::clone(shared) })
     }
 
     /// Counts `bytes` of other memory against the budget, or `None` when it is used up.
@@ -100,6 +142,50 @@ impl Pool {
     /// The budget this pool was made with, in bytes.
     pub fn budget_bytes(&self) -> usize {
         self.shared.budget_bytes
+    }
+}
+
+/// Bytes on their way out of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    bytes: &'a [u8],
+    is_given: bool,
+}
+
+impl<'a> Piece<'a> {
+    /// Whether a pipe may have their pages rather than a copy: that memory is not used again.
+    pub fn is_given(self) -> bool {
+        self.is_given
+    }
+
+    /// The first `bytes`, or all.
+    pub fn until(self, bytes: usize) -> Self {
+        Self { bytes: &self.bytes[..bytes.min(self.bytes.len())], ..self }
+    }
+
+    /// Without the first `bytes`.
+    pub fn after(self, bytes: usize) -> Self {
+        Self { bytes: &self.bytes[bytes.min(self.bytes.len())..], ..self }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Piece<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, is_given: false }
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Piece<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        bytes[..].into()
+    }
+}
+
+impl Deref for Piece<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
     }
 }
 
@@ -148,23 +234,48 @@ impl Drop for Charge {
 
 /// The class that holds `len` bytes, and its size; `None` above the largest.
 fn class_of(len: usize) -> Option<(usize, usize)> {
-    let mut class = 0;
-    while class < CLASS_COUNT {
-        let base = CLASS_MIN_BYTES << (class / 2);
-        let class_bytes = if class % 2 == 0 { base } else { base + base / 2 };
-        if len <= class_bytes {
-            return Some((class, class_bytes));
+    (0..CLASS_COUNT).map(|class| (class, class_bytes(class))).find(|(_, class_bytes)| len <= *class_bytes)
+}
+
+/// Bytes of the buffers of a class.
+fn class_bytes(class: usize) -> usize {
+    let base = CLASS_MIN_BYTES << (class / 2);
+    if class.is_multiple_of(2) { base } else { base + base / 2 }
+}
+
+/// What is behind a buffer.
+#[derive(Debug)]
+enum Memory {
+    /// Kept for the next one. Empty only while being dropped.
+    Kept(Box<[u8]>),
+    /// It may be given away.
+    Slice(Slice),
+}
+
+impl Deref for Memory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Memory::Kept(memory) => memory,
+            Memory::Slice(slice) => slice,
         }
-        class += 1;
     }
-    None
+}
+
+impl DerefMut for Memory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Memory::Kept(memory) => memory,
+            Memory::Slice(slice) => slice,
+        }
+    }
 }
 
 /// A buffer of a [`Pool`]: writable, owned by one, returned when dropped.
 #[derive(Debug)]
 pub struct Buffer {
-    /// Empty only while being dropped.
-    memory: Box<[u8]>,
+    memory: Memory,
     len: usize,
     class: usize,
     shared: Arc<Shared>,
@@ -218,14 +329,14 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        let bytes = memory.len();
-        {
+        let class_bytes = class_bytes(self.class);
+        if let Memory::Kept(memory) = &mut self.memory {
+            let memory = std::mem::take(memory);
             let mut free = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner);
             free[self.class].push(memory);
-            self.shared.kept_bytes.fetch_add(bytes, Ordering::AcqRel);
+            self.shared.kept_bytes.fetch_add(class_bytes, Ordering::AcqRel);
         }
-        self.shared.used_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.shared.used_bytes.fetch_sub(class_bytes, Ordering::AcqRel);
     }
 }
 
@@ -262,6 +373,32 @@ mod tests {
         let all = pool.take(4096).expect("the whole budget");
         assert_eq!(all.len(), 4096);
         assert_eq!(pool.shared.kept_bytes.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn long_buffers_are_given_away_where_that_is_preferred() {
+        let pool = Pool::giving(8 << 20);
+        let given = |pool: &Pool, len: usize| {
+            let mut buffer = pool.take(len).expect("fits");
+            buffer.fill(3);
+            let bytes = buffer.freeze();
+            let piece = pool.give(&bytes);
+            assert_eq!((piece.len(), piece.until(10).len(), piece.after(10).len()), (len, 10, len - 10));
+            assert!(piece.iter().all(|byte| *byte == 3));
+            piece.is_given()
+        };
+        assert!(!given(&pool, GIVEN_BYTES_MIN), "not yet");
+        pool.prefer_giving(true);
+        let has_huge_pages = given(&pool, GIVEN_BYTES_MIN);
+        assert!(!given(&pool, GIVEN_BYTES_MIN - 1));
+        assert!(!given(&Pool::new(8 << 20), GIVEN_BYTES_MIN));
+        // The budget is the same, wherever the memory is.
+        let all: Vec<Buffer> = std::iter::from_fn(|| pool.take(1 << 20)).collect();
+        assert_eq!((all.len(), pool.used_bytes()), (8, 8 << 20));
+        let first = all.into_iter().next().expect("eight").freeze();
+        assert_eq!((pool.give(&first).is_given(), pool.used_bytes()), (has_huge_pages, 1 << 20));
+        drop(first);
+        assert_eq!(pool.used_bytes(), 0);
     }
 
     #[test]
