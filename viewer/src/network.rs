@@ -185,7 +185,7 @@ impl Network {
             waker,
             poll,
             tally,
-            pool: Pool::giving(POOL_BYTES),
+            pool: Pool::new(POOL_BYTES),
             link: Link::Waiting { until: Instant::now() },
             addresses: Vec::new(),
             failures: 0,

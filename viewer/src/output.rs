@@ -45,7 +45,7 @@ impl Output {
             Target::Stdout => stdout_file()?,
         };
         #[cfg(target_os = "linux")]
-        let takes_pages = widen(&file);
+        let takes_pages = widen(&file) && gives_by_reference();
         #[cfg(not(target_os = "linux"))]
         let takes_pages = false;
         Ok(Self { file, takes_pages })
@@ -84,8 +84,10 @@ impl Output {
             use nix::fcntl::{SpliceFFlags, vmsplice};
 
             match vmsplice(&self.file, &[io::IoSlice::new(&piece)], SpliceFFlags::empty()) {
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => self.takes_pages = false,
-                other => return Ok(other?),
+                Ok(count) => return Ok(count),
+                Err(errno @ (Errno::EAGAIN | Errno::EINTR | Errno::EPIPE)) => return Err(errno.into()),
+                // Not from us, or not into this pipe: a write says what is wrong, if anything is.
+                Err(_) => self.takes_pages = false,
             }
         }
         self.file.write(&piece)
@@ -138,6 +140,18 @@ fn widen(file: &File) -> bool {
         let _ = fcntl(file, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     }
     true
+}
+
+/// Whether vmsplice(2) hands pages over. A kernel that copies instead, as it may, is better served by a write.
+#[cfg(target_os = "linux")]
+fn gives_by_reference() -> bool {
+    use nix::fcntl::{SpliceFFlags, vmsplice};
+
+    let Ok((reader, writer)) = nix::unistd::pipe() else { return false };
+    let (mut given, mut seen) = (vec![1], [0]);
+    let is_given = vmsplice(&writer, &[io::IoSlice::new(&given)], SpliceFFlags::empty()).is_ok();
+    given[0] = 2;
+    is_given && nix::unistd::read(&reader, &mut seen).is_ok() && seen == given[..]
 }
 
 #[cfg(unix)]
@@ -202,7 +216,7 @@ mod tests {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         use wire::pool::Pool;
 
-        let pool = Pool::giving(8 << 20);
+        let pool = Pool::new(8 << 20);
         pool.prefer_giving(true);
         for flags in [OFlag::empty(), OFlag::O_NONBLOCK] {
             let (reader, writer) = nix::unistd::pipe().expect("a pipe");
@@ -226,6 +240,7 @@ mod tests {
                 output.write(&vec![number; 7]).map_err(|_| ()).expect("written");
                 expected.resize(expected.len() + len + 7, number);
             }
+            assert!(output.takes_pages(), "none was refused");
             drop(output);
             assert!(read.join().expect("joins").expect("reads") == expected);
         }

@@ -18,7 +18,7 @@ use bench::ring::Ring;
 use bench::tcp;
 use clap::{Parser, Subcommand};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
-use nix::fcntl::{SpliceFFlags, vmsplice};
+use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, vmsplice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -209,19 +209,19 @@ fn forward(listen: SocketAddr, recent_mib: usize) -> io::Result<()> {
 fn show(to: SocketAddr) -> io::Result<()> {
     let mut from = tcp::connect(to)?;
     let mut out = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let _ = nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETPIPE_SZ(256 << 10)); // as the viewer does
+    let is_pipe = fcntl(&out, FcntlArg::F_SETPIPE_SZ(256 << 10)).is_ok(); // as the viewer does
     eprintln!("connected");
     let mut head = Vec::new();
     section_header(&mut head, None, None, "floor");
     interface_description(&mut head, &Interface { link_type: 1, ..Interface::default() }, "bench");
     out.write_all(&head)?;
-    let (incoming, unpacked) = (Pool::giving(POOL_BYTES), Pool::giving(POOL_BYTES));
-    unpacked.prefer_giving(true);
+    let (incoming, unpacked) = (Pool::new(POOL_BYTES), Pool::new(POOL_BYTES));
+    unpacked.prefer_giving(is_pipe);
     let take = |pool: &Pool, bytes| pool.take(bytes).ok_or_else(|| io::Error::other("no buffer is free"));
     let mut head = [0; HEAD_BYTES];
     while read_head(&mut from, &mut head)? {
         let (raw, packed) = (word_at(&head, 0) as usize, word_at(&head, 4) as usize);
-        incoming.prefer_giving(raw == packed);
+        incoming.prefer_giving(raw == packed && is_pipe);
         let mut body = take(&incoming, packed)?;
         from.read_exact(&mut body)?;
         if raw == packed {

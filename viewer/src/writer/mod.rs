@@ -252,6 +252,9 @@ impl Writer {
         self.output.write(&self.scratch)?;
         self.output.write(bytes.after(first_bytes))?;
         self.unpacker.release();
+        if !self.output.takes_pages() {
+            self.unpacker.stop_giving();
+        }
         self.count_left -= kept.packets;
         self.tally.lock().streams.entry(key).or_default().written += kept;
         if self.count_left == 0 { Err(Stop::CountReached) } else { Ok(()) }

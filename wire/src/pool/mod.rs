@@ -1,7 +1,8 @@
 //! Buffers that come back: byte buffers in size classes under one budget.
 //!
 //! Invariants:
-//! * the bytes handed out, shared and kept for reuse never exceed the budget;
+//! * the bytes handed out, shared and kept for reuse never exceed the budget (what is cut from a huge page
+//!   counts by itself, not by the page);
 //! * a [`Buffer`] or the last clone of the [`Bytes`] made from it returns its memory here, from
 //!   whatever thread drops it;
 //! * memory is zeroed once, when it is first had, so a buffer may hold old bytes of this process
@@ -15,7 +16,7 @@ mod pages;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -43,8 +44,8 @@ struct Shared {
     /// Bytes of buffers waiting in `free`.
     kept_bytes: AtomicUsize,
     free: Mutex<[Vec<Box<[u8]>>; CLASS_COUNT]>,
-    /// Memory that can be given away, in a pool that has such.
-    pages: Option<Arc<Pages>>,
+    /// Memory that can be given away, once that was preferred, where there is such.
+    pages: OnceLock<Option<Arc<Pages>>>,
     /// Long buffers are to be had there.
     prefers_pages: AtomicBool,
 }
@@ -65,37 +66,35 @@ impl Shared {
 impl Pool {
     /// A pool that hands out at most `budget_bytes` at a time.
     pub fn new(budget_bytes: usize) -> Self {
-        Self::with(budget_bytes, None)
-    }
-
-    /// The same, of which long buffers can be given away by [`Pool::give`], as far as the system can do that,
-    /// while [`Pool::prefer_giving`] says so.
-    pub fn giving(budget_bytes: usize) -> Self {
-        Self::with(budget_bytes, Pages::new(budget_bytes).map(Arc::new))
-    }
-
-    fn with(budget_bytes: usize, pages: Option<Arc<Pages>>) -> Self {
         let shared = Shared {
             budget_bytes,
             used_bytes: AtomicUsize::new(0),
             kept_bytes: AtomicUsize::new(0),
             free: Mutex::new(std::array::from_fn(|_| Vec::new())),
-            pages,
+            pages: OnceLock::new(),
             prefers_pages: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Whether the long buffers that are taken from now on are to be given away. Memory that comes back is
-    /// warmer in the processor's cache: it is the better one for what is not.
+    /// Whether the long buffers that are taken from now on are to be given away by [`Pool::give`], as far as the
+    /// system can do that; at first they are not. Memory that comes back is warmer in the processor's cache: it is
+    /// the better one for what stays.
     pub fn prefer_giving(&self, prefers: bool) {
+        if prefers {
+            self.shared.pages.get_or_init(|| Pages::new(self.shared.budget_bytes).map(Arc::new));
+        }
         self.shared.prefers_pages.store(prefers, Ordering::Relaxed);
     }
 
     /// `bytes`, of a buffer of this pool, as what is to be given away, if it is long and of memory that can be.
     pub fn give<'a>(&self, bytes: &'a Bytes) -> Piece<'a> {
-        let mut pages = self.shared.pages.iter().filter(|_| bytes.len() >= GIVEN_BYTES_MIN);
-        Piece { bytes, is_given: pages.any(|pages| pages.give(bytes)) }
+        let is_given = bytes.len() >= GIVEN_BYTES_MIN && self.pages().is_some_and(|pages| pages.give(bytes));
+        Piece { bytes, is_given }
+    }
+
+    fn pages(&self) -> Option<&Arc<Pages>> {
+        self.shared.pages.get()?.as_ref()
     }
 
     /// A buffer of exactly `len` bytes with arbitrary content, or `None` when the budget is used up.
@@ -109,8 +108,11 @@ impl Pool {
         shared.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
         if len >= GIVEN_BYTES_MIN
             && shared.prefers_pages.load(Ordering::Relaxed)
-            && let Some(slice) = shared.pages.as_ref().and_then(|pages| pages.take(len))
+            && let Some(slice) = self.pages().and_then(|pages| pages.take(len))
         {
+            if shared.kept_bytes.load(Ordering::Acquire) > 0 {
+                shared.trim(&mut shared.free.lock().unwrap_or_else(PoisonError::into_inner));
+            }
             return Some(Buffer { memory: Memory::Slice(slice), len, class, shared: Arc::clone(shared) });
         }
         let mut free = shared.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -377,7 +379,7 @@ mod tests {
 
     #[test]
     fn long_buffers_are_given_away_where_that_is_preferred() {
-        let pool = Pool::giving(8 << 20);
+        let pool = Pool::new(8 << 20);
         let given = |pool: &Pool, len: usize| {
             let mut buffer = pool.take(len).expect("fits");
             buffer.fill(3);

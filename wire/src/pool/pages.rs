@@ -20,25 +20,33 @@
 //! caller uses other memory.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{c_long, c_void};
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use nix::unistd::{SysconfVar, sysconf};
 
-/// Bytes of a slab: a huge page wherever small pages have 4 KiB.
+/// Bytes of a slab: a huge page, where small pages have [`ALIGN_BYTES`].
 const SLAB_BYTES: usize = 2 << 20;
 /// Slices begin at a small page, as what is written to a pipe does: what is at the same place in both pages is
-/// copied the fastest.
+/// copied the fastest. Where small pages are larger, so are huge ones, and there are no slices.
 const ALIGN_BYTES: usize = 4096;
-/// Without a huge page, or after one that was slow to come, so many slabs are refused before the next attempt.
+/// Free slabs that keep the memory that nothing was given away of.
+const KEPT_SLABS: usize = 2;
+/// Without a huge page, or after one that was slow to come, so many slices that need another are refused before
+/// the next attempt.
 const REFUSED_MEANWHILE: u32 = 1024;
-/// A huge page that took longer was not only cleared (0.1 to 0.3 ms): memory was moved to make it.
+/// A huge page that took more of our time was not only cleared (0.1 to 0.3 ms): memory was moved to make it.
 const SLOW_TIME: Duration = Duration::from_millis(5);
+
+const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+const FLAGS: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
 
 /// Slabs, and what is cut from them.
 #[derive(Debug)]
@@ -47,6 +55,8 @@ pub(super) struct Pages {
     mapping_bytes: NonZeroUsize,
     /// The first slab; the others follow it.
     base: NonNull<u8>,
+    /// [`SLOW_TIME`].
+    slow_time: Duration,
     state: Mutex<State>,
 }
 
@@ -62,7 +72,7 @@ struct State {
     free: Vec<usize>,
     /// The slab that slices are cut from, and its bytes that have been.
     open: Option<(usize, usize)>,
-    /// So many slices are refused before the next attempt to have a huge page.
+    /// So many slices that need another slab are refused before the next attempt to have a huge page.
     refusals: u32,
 }
 
@@ -92,27 +102,31 @@ unsafe impl Sync for Slice {}
 
 impl Pages {
     /// Slabs of `bytes` in all, rounded down. They take memory when they are used. `None` where the system has
-    /// no huge pages on demand.
+    /// no huge pages of our size on demand.
     pub(super) fn new(bytes: usize) -> Option<Self> {
-        Self::with_advice(bytes, MmapAdvise::MADV_HUGEPAGE)
+        let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+        let pages = Self::mapped(bytes, SLOW_TIME).filter(|_| page_bytes == Some(ALIGN_BYTES as c_long))?;
+        pages.advise(MmapAdvise::MADV_HUGEPAGE).then_some(pages)
     }
 
-    fn with_advice(bytes: usize, advice: MmapAdvise) -> Option<Self> {
+    fn mapped(bytes: usize, slow_time: Duration) -> Option<Self> {
         let count = bytes / SLAB_BYTES;
         let mapping_bytes = NonZeroUsize::new((count + 1) * SLAB_BYTES)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing of ours.
-        let mapping = unsafe { mmap_anonymous(None, mapping_bytes, protection, flags) }.ok()?;
+        let mapping = unsafe { mmap_anonymous(None, mapping_bytes, PROTECTION, FLAGS) }.ok()?;
         let address = mapping.as_ptr().addr();
         // SAFETY: this is less than SLAB_BYTES further, and the mapping has that much over `count` slabs.
         let base = unsafe { mapping.cast::<u8>().add(address.next_multiple_of(SLAB_BYTES) - address) };
         let slabs = vec![Slab::default(); count];
         let state = State { slabs, free: (0..count).rev().collect(), open: None, refusals: 0 };
-        let pages = Self { mapping, mapping_bytes, base, state: Mutex::new(state) };
-        // SAFETY: the range lies within our mapping; the advice changes no content.
-        unsafe { madvise(base.cast(), count * SLAB_BYTES, advice) }.ok()?;
-        Some(pages)
+        Some(Self { mapping, mapping_bytes, base, slow_time, state: Mutex::new(state) })
+    }
+
+    /// Gives an advice for all slabs. Whether it was taken.
+    fn advise(&self, advice: MmapAdvise) -> bool {
+        let bytes = self.lock().slabs.len() * SLAB_BYTES;
+        // SAFETY: the range lies within our mapping; the advices that are given change no content.
+        unsafe { madvise(self.base.cast(), bytes, advice) }.is_ok()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,8 +146,8 @@ impl Pages {
         state.open = Some((slab, offset + bytes));
         state.slabs[slab].slices += 1;
         drop(state);
-        // SAFETY: `offset + bytes` is at most SLAB_BYTES, so this lies within the slab, and that in the mapping.
-        let start = unsafe { self.base.add(slab * SLAB_BYTES + offset) };
+        // SAFETY: `offset + bytes` is at most SLAB_BYTES, so this lies within the slab.
+        let start = unsafe { self.at(slab).add(offset) };
         Some(Slice { start, bytes, slab, pages: Arc::clone(self) })
     }
 
@@ -148,28 +162,31 @@ impl Pages {
         {
             self.put_back(state, slab);
         }
+        let before = used()?;
         let slab = state.free.pop()?;
         if state.slabs[slab].is_ours {
             return Some(slab);
         }
-        let begun = Instant::now();
-        let is_huge = self.populate(slab);
-        if !is_huge || begun.elapsed() > SLOW_TIME {
-            state.refusals = REFUSED_MEANWHILE;
-        }
+        self.touch(slab);
+        let after = used();
+        // A huge page comes at the first touch, whole, and the second touch is no fault.
+        let is_huge = after.as_ref().is_some_and(|after| after.faults <= before.faults + 1);
+        let is_slow = after.is_none_or(|after| after.time.saturating_sub(before.time) > self.slow_time);
+        state.refusals = if is_huge && !is_slow { 0 } else { REFUSED_MEANWHILE };
         if is_huge {
             state.slabs[slab].is_ours = true;
             return Some(slab);
         }
-        if self.let_go(slab) {
-            state.free.push(slab);
+        if self.replace(slab) {
+            state.free.insert(0, slab);
         }
         None
     }
 
     /// Nobody holds a slice of the slab any more, and none is cut from it.
     fn put_back(&self, state: &mut State, slab: usize) {
-        if std::mem::take(&mut state.slabs[slab].is_given) {
+        let kept = state.free.iter().filter(|slab| state.slabs[**slab].is_ours).count();
+        if std::mem::take(&mut state.slabs[slab].is_given) || kept >= KEPT_SLABS {
             state.slabs[slab].is_ours = false;
             if !self.let_go(slab) {
                 return; // it is not used again
@@ -182,19 +199,32 @@ impl Pages {
     fn let_go(&self, slab: usize) -> bool {
         // SAFETY: the range is within our mapping, and nobody has a reference into it: slices alone have, and
         // there are none. What a pipe holds are the pages, not the mapping.
-        unsafe { madvise(self.base.add(slab * SLAB_BYTES).cast(), SLAB_BYTES, MmapAdvise::MADV_DONTNEED) }
-            .is_ok()
+        unsafe { madvise(self.at(slab).cast(), SLAB_BYTES, MmapAdvise::MADV_DONTNEED) }.is_ok()
     }
 
-    /// Has a huge page for a slab that has no memory. Whether it is one: a huge page comes at the first touch,
-    /// whole, and the second touch is no fault.
-    fn populate(&self, slab: usize) -> bool {
-        let before = faults();
+    /// Maps the slab anew: once there were small pages, many kernels put no huge one there. Whether that was done.
+    fn replace(&self, slab: usize) -> bool {
+        let place = self.at(slab).cast::<c_void>();
+        let (Some(bytes), flags) = (NonZeroUsize::new(SLAB_BYTES), FLAGS | MapFlags::MAP_FIXED) else {
+            return false;
+        };
+        // SAFETY: the range is within our mapping, and nobody has a reference into it, as above.
+        let mapped = unsafe { mmap_anonymous(place.addr().into(), bytes, PROTECTION, flags) };
+        // SAFETY: the range is what was mapped just now; the advice changes no content.
+        mapped.is_ok() && unsafe { madvise(place, SLAB_BYTES, MmapAdvise::MADV_HUGEPAGE) }.is_ok()
+    }
+
+    /// Writes to two places of a slab that has no memory.
+    fn touch(&self, slab: usize) {
         for offset in [0, SLAB_BYTES / 2] {
             // SAFETY: within the slab, which nobody has a reference into.
-            unsafe { self.base.add(slab * SLAB_BYTES + offset).write_volatile(0) };
+            unsafe { self.at(slab).add(offset).write_volatile(0) };
         }
-        before.zip(faults()).is_some_and(|(before, after)| after <= before + 1)
+    }
+
+    fn at(&self, slab: usize) -> NonNull<u8> {
+        // SAFETY: `slab` is an index of `State::slabs`, each of which lies within the mapping.
+        unsafe { self.base.add(slab * SLAB_BYTES) }
     }
 
     /// The bytes are to be given away, if they are of a slab; whether they are. Their slice must be shared for
@@ -245,9 +275,19 @@ impl Drop for Slice {
     }
 }
 
-/// Page faults of this thread that needed no disk.
-fn faults() -> Option<i64> {
-    getrusage(UsageWho::RUSAGE_THREAD).ok().map(|usage| usage.minor_page_faults())
+/// What this thread has used.
+struct Used {
+    /// Page faults that needed no disk.
+    faults: c_long,
+    /// Time of a processor.
+    time: Duration,
+}
+
+fn used() -> Option<Used> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
+    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
+    let time = Duration::from_micros(u64::try_from(micros).ok()?);
+    Some(Used { faults: usage.minor_page_faults(), time })
 }
 
 #[cfg(test)]
@@ -264,7 +304,8 @@ mod tests {
 
     /// Two slabs, where the system has huge pages.
     fn two_slabs() -> Option<Arc<Pages>> {
-        let pages = Arc::new(Pages::new(2 * SLAB_BYTES).expect("a mapping"));
+        let pages = Arc::new(Pages::mapped(2 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
+        assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
         if pages.take(1).is_some() {
             return Some(pages);
         }
@@ -352,12 +393,29 @@ mod tests {
     }
 
     #[test]
-    fn without_huge_pages_there_is_nothing() {
-        let pages =
-            Arc::new(Pages::with_advice(2 * SLAB_BYTES, MmapAdvise::MADV_NOHUGEPAGE).expect("a mapping"));
-        for _ in 0..3 * REFUSED_MEANWHILE {
+    fn what_is_not_given_away_does_not_keep_its_memory_for_good() {
+        let pages = Arc::new(Pages::mapped(8 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
+        assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
+        let all: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES)).collect();
+        drop(all);
+        let state = pages.lock();
+        let kept = state.free.iter().filter(|slab| state.slabs[**slab].is_ours).count();
+        assert!(kept <= KEPT_SLABS, "{kept}");
+    }
+
+    #[test]
+    fn without_huge_pages_there_is_nothing_until_there_are_some() {
+        let has_huge_pages = two_slabs().is_some();
+        let pages = Arc::new(Pages::mapped(2 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
+        assert!(pages.advise(MmapAdvise::MADV_NOHUGEPAGE));
+        for _ in 0..REFUSED_MEANWHILE {
             assert!(pages.take(SLICE_BYTES).is_none());
         }
         assert_eq!(pages.lock().free.len(), 2, "none is lost");
+        // The last attempt was the first; a slab that failed is mapped anew, and may have one.
+        assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
+        pages.lock().refusals = 0;
+        let both: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES)).collect();
+        assert_eq!(both.len(), if has_huge_pages { 2 } else { 0 });
     }
 }
