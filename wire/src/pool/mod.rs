@@ -61,6 +61,14 @@ impl Shared {
             }
         }
     }
+
+    /// The same, where nothing is taken of what is kept.
+    fn make_room(&self) {
+        let all = self.used_bytes.load(Ordering::Acquire) + self.kept_bytes.load(Ordering::Acquire);
+        if all > self.budget_bytes {
+            self.trim(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
 }
 
 impl Pool {
@@ -110,9 +118,7 @@ impl Pool {
             && shared.prefers_pages.load(Ordering::Relaxed)
             && let Some(slice) = self.pages().and_then(|pages| pages.take(len))
         {
-            if shared.kept_bytes.load(Ordering::Acquire) > 0 {
-                shared.trim(&mut shared.free.lock().unwrap_or_else(PoisonError::into_inner));
-            }
+            shared.make_room();
             return Some(Buffer { memory: Memory::Slice(slice), len, class, shared: Arc::clone(shared) });
         }
         let mut free = shared.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,11 +225,7 @@ impl Charge {
             return false;
         }
         self.bytes = bytes;
-        if shared.used_bytes.load(Ordering::Acquire) + shared.kept_bytes.load(Ordering::Acquire)
-            > shared.budget_bytes
-        {
-            shared.trim(&mut shared.free.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        shared.make_room();
         true
     }
 }

@@ -74,15 +74,17 @@ struct State {
     open: Option<(usize, usize)>,
     /// So many slices that need another slab are refused before the next attempt to have a huge page.
     refusals: u32,
+    /// Part of the mapping may be unmapped, and somebody else's by now.
+    is_torn: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Slab {
     /// Slices that somebody holds.
     slices: u32,
-    /// It has a huge page that nothing was given away of.
-    is_ours: bool,
-    /// Something was given away of it.
+    /// It has a huge page.
+    has_page: bool,
+    /// Something was given away of that.
     is_given: bool,
 }
 
@@ -118,7 +120,8 @@ impl Pages {
         // SAFETY: this is less than SLAB_BYTES further, and the mapping has that much over `count` slabs.
         let base = unsafe { mapping.cast::<u8>().add(address.next_multiple_of(SLAB_BYTES) - address) };
         let slabs = vec![Slab::default(); count];
-        let state = State { slabs, free: (0..count).rev().collect(), open: None, refusals: 0 };
+        let state =
+            State { slabs, free: (0..count).rev().collect(), open: None, refusals: 0, is_torn: false };
         Some(Self { mapping, mapping_bytes, base, slow_time, state: Mutex::new(state) })
     }
 
@@ -164,7 +167,7 @@ impl Pages {
         }
         let before = used()?;
         let slab = state.free.pop()?;
-        if state.slabs[slab].is_ours {
+        if state.slabs[slab].has_page {
             return Some(slab);
         }
         self.touch(slab);
@@ -174,20 +177,21 @@ impl Pages {
         let is_slow = after.is_none_or(|after| after.time.saturating_sub(before.time) > self.slow_time);
         state.refusals = if is_huge && !is_slow { 0 } else { REFUSED_MEANWHILE };
         if is_huge {
-            state.slabs[slab].is_ours = true;
+            state.slabs[slab].has_page = true;
             return Some(slab);
         }
-        if self.replace(slab) {
-            state.free.insert(0, slab);
+        match self.replace(slab) {
+            true => state.free.insert(0, slab),
+            false => state.is_torn = true,
         }
         None
     }
 
     /// Nobody holds a slice of the slab any more, and none is cut from it.
     fn put_back(&self, state: &mut State, slab: usize) {
-        let kept = state.free.iter().filter(|slab| state.slabs[**slab].is_ours).count();
+        let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
         if std::mem::take(&mut state.slabs[slab].is_given) || kept >= KEPT_SLABS {
-            state.slabs[slab].is_ours = false;
+            state.slabs[slab].has_page = false;
             if !self.let_go(slab) {
                 return; // it is not used again
             }
@@ -202,7 +206,8 @@ impl Pages {
         unsafe { madvise(self.at(slab).cast(), SLAB_BYTES, MmapAdvise::MADV_DONTNEED) }.is_ok()
     }
 
-    /// Maps the slab anew: once there were small pages, many kernels put no huge one there. Whether that was done.
+    /// Maps the slab anew: once there were small pages, many kernels put no huge one there. Whether that was done; if
+    /// not, nothing may be mapped there.
     fn replace(&self, slab: usize) -> bool {
         let place = self.at(slab).cast::<c_void>();
         let (Some(bytes), flags) = (NonZeroUsize::new(SLAB_BYTES), FLAGS | MapFlags::MAP_FIXED) else {
@@ -242,7 +247,10 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: exactly what mmap returned, once; every slice holds `self`, so there are none.
+        if self.lock().is_torn {
+            return;
+        }
+        // SAFETY: the range that mmap returned, once, all of it still ours; every slice holds `self`, so there are none.
         let _ = unsafe { munmap(self.mapping, self.mapping_bytes.get()) };
     }
 }
@@ -399,7 +407,7 @@ mod tests {
         let all: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES)).collect();
         drop(all);
         let state = pages.lock();
-        let kept = state.free.iter().filter(|slab| state.slabs[**slab].is_ours).count();
+        let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
         assert!(kept <= KEPT_SLABS, "{kept}");
     }
 
