@@ -5,6 +5,8 @@
 //! knows that we live. A viewer that lost its connection does not come back before there is room: it
 //! would be stalled at once.
 
+mod session;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -17,20 +19,20 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use thiserror::Error;
-use tracing::{debug, info, warn};
-use wire::block::{Epoch, StreamKey};
+use tracing::{info, warn};
+use wire::block::Epoch;
 use wire::clock::wall_ns;
 use wire::connection::{Connection, ConnectionError, NORMAL_CLOSURE, ReadShare, Received, RelayUrl};
 use wire::credentials::{CredentialFiles, Credentials};
-use wire::downlink::{Downlink, DownlinkError, Event};
-use wire::ledger::Report;
+use wire::downlink::{Downlink, DownlinkError};
 use wire::limited;
-use wire::log::{FEW, SOME};
+use wire::log::FEW;
 use wire::message::{Control, MessageError, StreamStatus};
 use wire::pool::Pool;
 use wire::text::{io_text, printable};
 use wire::tls::ClientTls;
 
+use self::session::Session;
 use crate::config::Config;
 use crate::ledger::{Lasting, Ledger, Line};
 use crate::output::say;
@@ -52,8 +54,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const STABLE_TIME: Duration = Duration::from_secs(5);
 /// A reader of the output that has not read for this long may be why a connection was lost.
 const STALL_TIME: Duration = Duration::from_secs(1);
-/// A restarted relay has this long to bring a stream back before it counts as ended.
-const ABSENT_TIME: Duration = Duration::from_secs(30);
 /// Every stream has ended: this long for one that follows.
 const END_GRACE: Duration = Duration::from_millis(250);
 
@@ -124,27 +124,6 @@ pub struct Network {
     reload: Arc<AtomicBool>,
     show: Show,
     is_closed: bool,
-}
-
-/// What goes on from one connection to the next.
-struct Session {
-    relay_text: String,
-    downlink: Downlink,
-    ledger: Ledger,
-    queue: Arc<Queue>,
-    /// Subscribed once: from here on a cut is no end.
-    is_subscribed: bool,
-    cut_since: Option<Instant>,
-    /// What was last said of a cut.
-    cut_text: String,
-    /// The writer's queue has been full, so nothing was read, since then.
-    full_since: Option<Instant>,
-    /// Streams that were not joined again by then count as ended.
-    absent_until: Option<Instant>,
-    live: BTreeSet<StreamKey>,
-    /// Streams were joined, and all have ended, since then.
-    none_live_since: Option<Instant>,
-    list: Option<Vec<StreamStatus>>,
 }
 
 impl Network {
@@ -566,111 +545,6 @@ impl Network {
         connection.handle_timeout(now, wall_ns())?;
         connection.drive(now)?;
         Ok(())
-    }
-}
-
-impl Session {
-    /// Hands what came to the writer.
-    fn pass_on(&mut self) {
-        while let Some(event) = self.downlink.poll_event() {
-            let item = match event {
-                Event::Subscribed(streams) => {
-                    self.handle_subscribed(streams);
-                    continue;
-                }
-                Event::List(list, omitted) => {
-                    self.say_what_may_be_seen();
-                    if omitted > 0 {
-                        say(&format!("{}: {omitted} more streams are not listed", self.relay_text));
-                    }
-                    self.list = Some(list);
-                    continue;
-                }
-                Event::Joined(key) => {
-                    self.live.insert(key);
-                    self.none_live_since = None;
-                    let Some(stream) = self.downlink.streams().get(&key) else { continue };
-                    self.ledger.handle_joined(key, stream);
-                    Item::Joined(key, stream.name.clone())
-                }
-                Event::Description(key, description) => Item::Description(key, description),
-                Event::Packets(block) => {
-                    self.ledger.handle_packets(block.header());
-                    Item::Packets(block)
-                }
-                Event::Report(key, report) => {
-                    self.handle_report(key, report);
-                    continue;
-                }
-                Event::Mark(key, through_ns) => Item::Mark(key, through_ns),
-                Event::Missing(key, losses) => {
-                    limited!(debug, SOME, "stream {key}: missing {}", losses.text());
-                    self.ledger.handle_missing(key, &losses);
-                    Item::Missing(key, losses)
-                }
-                Event::Ended(key, reason) => {
-                    if let Some(reason) = &reason {
-                        limited!(info, SOME, "stream {key}: ended: {}", printable(reason));
-                    }
-                    self.live.remove(&key);
-                    if self.live.is_empty() {
-                        self.none_live_since = Some(Instant::now());
-                    }
-                    self.queue.push(Item::Ended(key));
-                    match self.ledger.handle_ended(key, reason.is_none()) {
-                        Some(key) => Item::Forget(key),
-                        None => continue,
-                    }
-                }
-            };
-            self.queue.push(item);
-        }
-    }
-
-    fn handle_report(&mut self, key: StreamKey, report: Report) {
-        let Some(stream) = self.downlink.streams().get(&key) else { return };
-        let news = self.ledger.handle_report(key, &report, stream.first_sequence);
-        if news.lost.packets() > 0 {
-            self.queue.push(Item::Missing(key, news.lost));
-        }
-        for outage in news.outages {
-            self.queue.push(Item::Outage(key, stream.name.clone(), outage));
-        }
-        self.queue.push(Item::Report(key, report, news.is_whole));
-    }
-
-    /// Who finds less than expected should know that there may be more.
-    fn say_what_may_be_seen(&self) {
-        let sees = self.downlink.sees();
-        if !sees.is_empty() {
-            let globs = printable(&sees.join(" "));
-            say(&format!(
-                "{}: the token lets you see sniffers named {globs}, and no others",
-                self.relay_text
-            ));
-        }
-    }
-
-    fn handle_subscribed(&mut self, streams: u32) {
-        let now = Instant::now();
-        debug!("{}: subscribed, {streams} streams", self.relay_text);
-        if !self.is_subscribed && streams == 0 {
-            self.say_what_may_be_seen();
-        }
-        self.is_subscribed = true;
-        if let Some(since) = self.cut_since.take() {
-            let away = now.duration_since(since).as_secs_f64();
-            limited!(by say, FEW, "{}: connected again after {away:.1} s", self.relay_text);
-            self.absent_until = Some(now + ABSENT_TIME);
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        if self.absent_until.is_some_and(|until| now >= until) {
-            self.absent_until = None;
-            self.downlink.end_absent("not seen again since the relay was restarted");
-            self.pass_on();
-        }
     }
 }
 
