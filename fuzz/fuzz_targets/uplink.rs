@@ -151,8 +151,8 @@ fuzz_target!(|input: (bool, Vec<Op>)| {
             Op::Send { count } => {
                 for _ in 0..count % 16 {
                     let Some(transmit) = uplink.poll_data() else { break };
-                    if let wire::uplink::Transmit::Data(_, bytes) = transmit {
-                        let block = wire::block::PackedBlock::new(bytes).expect("our own block");
+                    if let wire::uplink::Transmit::Data(_, payload) = transmit {
+                        let block = wire::block::PackedBlock::new(payload.plain()).expect("our own block");
                         sent.insert(block.header().key, block.end());
                     }
                 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use mio::{Registry, Token, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use wire::block::{PackedBlock, StreamKey};
+use wire::block::StreamKey;
 use wire::description::Description;
 use wire::ledger::Report;
+use wire::masked::SealedBlock;
 
 use crate::snapshot::{RingFigures, Snapshot};
 use crate::spool::SpoolReply;
@@ -25,7 +26,7 @@ pub enum Handed {
     /// A stream is opened, or its table has grown. Its description block follows.
     Stream(StreamKey, Description),
     /// A packed block.
-    Block(PackedBlock),
+    Block(SealedBlock),
     /// Nothing older is to come in an idle stream: its number, and the time in ns.
     Mark(u32, u64),
     /// The spool's answer.
@@ -53,6 +54,7 @@ pub struct Handover {
     sender: Sender<Handed>,
     waker: Arc<Waker>,
     room_is_short: Arc<AtomicBool>,
+    masks_wanted: Arc<AtomicBool>,
 }
 
 impl Handover {
@@ -60,7 +62,8 @@ impl Handover {
     pub fn new(registry: &Registry, token: Token) -> io::Result<(Self, Receiver<Handed>)> {
         let (sender, receiver) = channel();
         let waker = Arc::new(Waker::new(registry, token)?);
-        Ok((Self { sender, waker, room_is_short: Arc::default() }, receiver))
+        let (room_is_short, masks_wanted) = Default::default();
+        Ok((Self { sender, waker, room_is_short, masks_wanted }, receiver))
     }
 
     /// Hands over, and wakes the uplink.
@@ -83,6 +86,16 @@ impl Handover {
     /// Says whether they are.
     pub fn set_room_is_short(&self, is_short: bool) {
         self.room_is_short.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Whether blocks go to a line on which masked ones are sent from where they lie.
+    pub fn masks_wanted(&self) -> bool {
+        self.masks_wanted.load(Ordering::Relaxed)
+    }
+
+    /// Says whether they do.
+    pub fn set_masks_wanted(&self, are_wanted: bool) {
+        self.masks_wanted.store(are_wanted, Ordering::Relaxed);
     }
 
     /// Wakes the uplink, to look at whatever else changed.

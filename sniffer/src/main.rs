@@ -137,6 +137,7 @@ fn run(config: &Config, settings: Settings<Args>) -> Result<(), Failure> {
     confine::confine(&Confinement {
         has_rings,
         looks_up_names: !is_address || (!has_rings && config.filter.is_some()),
+        sends_pages: !config.relay.is_secure(),
         has_admin: admin.is_some(),
         spool: config.spool.as_ref().map(|(directory, _)| directory.as_path()),
         relay_port: config.relay.port(),

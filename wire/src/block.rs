@@ -253,6 +253,23 @@ impl Header {
         out[84..88].copy_from_slice(&crc.to_le_bytes());
     }
 
+    /// The place in its stream at which the block begins.
+    pub fn begin(&self) -> Cursor {
+        let Header { key, sequence, packets_before, bytes_before, .. } = *self;
+        Cursor { key, next_sequence: sequence, packets: packets_before, bytes: bytes_before }
+    }
+
+    /// The place behind the block.
+    pub fn end_place(&self) -> Cursor {
+        let Cursor { key, next_sequence, packets, bytes } = self.begin();
+        Cursor {
+            key,
+            next_sequence: next_sequence + 1,
+            packets: packets + u64::from(self.packet_count),
+            bytes: bytes + u64::from(self.byte_count),
+        }
+    }
+
     fn check(&self) -> Result<(), BlockError> {
         for (name, found) in [("raw length", self.raw_bytes), ("packed length", self.packed_bytes)] {
             if found as usize > BODY_BYTES_MAX {
@@ -322,20 +339,12 @@ impl PackedBlock {
 
     /// The place in its stream at which this block begins.
     pub fn begin(&self) -> Cursor {
-        let Header { key, sequence, packets_before, bytes_before, .. } = self.header;
-        Cursor { key, next_sequence: sequence, packets: packets_before, bytes: bytes_before }
+        self.header.begin()
     }
 
     /// The place behind it.
     pub fn end(&self) -> Cursor {
-        let Cursor { key, next_sequence, packets, bytes } = self.begin();
-        let (more_packets, more_bytes) = (self.header.packet_count, self.header.byte_count);
-        Cursor {
-            key,
-            next_sequence: next_sequence + 1,
-            packets: packets + u64::from(more_packets),
-            bytes: bytes + u64::from(more_bytes),
-        }
+        self.header.end_place()
     }
 
     /// The body as it is here, LZ4 or stored.

@@ -33,6 +33,7 @@ pub mod journal;
 pub mod lanes;
 pub mod ledger;
 pub mod log;
+pub mod masked;
 pub mod message;
 pub mod metrics;
 pub mod pack;

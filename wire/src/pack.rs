@@ -10,9 +10,11 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::block::{BODY_BYTES_MAX, BlockError, HEADER_BYTES, Header, Kind, PackedBlock, StreamKey};
+use crate::connection::{Mask, apply_mask, copy_masked, random_mask};
+use crate::masked::SealedBlock;
 use crate::message::Cursor;
 use crate::pcapng::{EPB_BYTES_MIN, EPB_HEAD_BYTES, EPB_TYPE};
-use crate::pool::{Buffer, Pool};
+use crate::pool::{Buffer, GIVEN_BYTES_MIN, Pool};
 
 /// A body is stored when LZ4 leaves more than this share of it, in 1/128: reading it back would
 /// cost more than the line saves.
@@ -79,6 +81,8 @@ pub struct Packer {
     /// Bodies that were stored untried since.
     untried: u32,
     room_is_short: bool,
+    /// Long blocks are to be masked, in memory that can be lent.
+    masks: bool,
     /// What the packet that last found no room takes, if that is more than a usual body.
     wanted_bytes: usize,
     sequence: u64,
@@ -100,13 +104,19 @@ struct Gather {
     hashed: usize,
     /// Length at which more is hashed. A body that is likely to be stored is hashed step by step, while it is in the cache.
     hash_at: usize,
+    /// It is going to be stored, and what is hashed is masked with this as well.
+    mask: Option<Mask>,
 }
 
 impl Gather {
     /// Hashes what was gathered since.
     #[cold]
     fn hash(&mut self) {
-        self.crc.update(&self.buffer[HEADER_BYTES + self.hashed..HEADER_BYTES + self.len]);
+        let part = &mut self.buffer[HEADER_BYTES + self.hashed..HEADER_BYTES + self.len];
+        self.crc.update(part);
+        if let Some(mask) = self.mask {
+            apply_mask(part, mask, HEADER_BYTES + self.hashed);
+        }
         self.hashed = self.len;
         self.hash_at = self.len + HASH_STEP_BYTES;
     }
@@ -127,6 +137,7 @@ impl Packer {
             does_not_pay: false,
             untried: 0,
             room_is_short: false,
+            masks: false,
             wanted_bytes: 0,
             sequence: 0,
             packets_before: 0,
@@ -157,6 +168,12 @@ impl Packer {
     /// they are not.
     pub fn set_room_is_short(&mut self, is_short: bool) {
         self.room_is_short = is_short;
+    }
+
+    /// Whether long blocks are to be masked from now on, so that they can be sent from where they lie; at first
+    /// they are not. For who takes them by [`Packer::seal_for_line`].
+    pub fn set_masking(&mut self, masks: bool) {
+        self.masks = masks;
     }
 
     /// The stream being packed.
@@ -221,8 +238,15 @@ impl Packer {
             self.gather = None; // too small for the packet that waits
         }
         if self.gather.is_none() {
-            let Some(buffer) = self.pool.take(HEADER_BYTES + body_bytes) else { return false };
             let is_likely_stored = self.does_not_pay || self.compression == Compression::None;
+            let bytes = HEADER_BYTES + body_bytes;
+            // A body that is compressed is gathered where the last one was: in the cache.
+            let buffer = match is_likely_stored && self.masks {
+                true => self.pool.take_to_lend(bytes),
+                false => self.pool.take(bytes),
+            };
+            let Some(buffer) = buffer else { return false };
+            let is_masked = self.masks && buffer.can_be_lent() && !self.is_tried_next();
             self.gather = Some(Gather {
                 buffer,
                 len: 0,
@@ -233,6 +257,7 @@ impl Packer {
                 crc: Hasher::new(),
                 hashed: 0,
                 hash_at: if is_likely_stored { HASH_STEP_BYTES } else { usize::MAX },
+                mask: if is_masked { random_mask().ok() } else { None },
             });
         }
         true
@@ -313,14 +338,38 @@ impl Packer {
 
     /// Makes a packed block of what was gathered; `None` when that is nothing.
     pub fn seal(&mut self) -> Option<PackedBlock> {
+        let Sealed { header, mut buffer, mask } = self.seal_gathered()?;
+        if let Some(mask) = mask {
+            apply_mask(&mut buffer[HEADER_BYTES..], mask, HEADER_BYTES);
+        }
+        Some(finish(&header, buffer))
+    }
+
+    /// The same, masked if it is long and that is wanted.
+    pub fn seal_for_line(&mut self) -> Option<SealedBlock> {
+        let Sealed { header, mut buffer, mask } = self.seal_gathered()?;
+        let Some(mask) = mask else { return Some(finish(&header, buffer).into()) };
+        emit(&header, &mut buffer);
+        apply_mask(&mut buffer[..HEADER_BYTES], mask, 0);
+        Some(SealedBlock::masked(header, buffer.freeze(), mask))
+    }
+
+    fn seal_gathered(&mut self) -> Option<Sealed> {
         if !self.is_under_way() {
             return None;
         }
         let mut gather = self.gather.take()?;
         self.wanted_bytes = 0;
         let body_len = gather.len;
-        let compressed = self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]);
+        let compressed = match gather.mask {
+            Some(_) => {
+                self.untried = self.untried.saturating_add(1);
+                None
+            }
+            None => self.compress(&gather.buffer[HEADER_BYTES..HEADER_BYTES + body_len]),
+        };
         let is_compressed = compressed.is_some();
+        let mut mask = gather.mask;
         let (mut buffer, packed_len, body_crc) = match compressed {
             Some((output, packed_len)) => {
                 let body_crc = crc32fast::hash(&output[HEADER_BYTES..HEADER_BYTES + packed_len]);
@@ -352,23 +401,52 @@ impl Packer {
         self.packets_before += u64::from(header.packet_count);
         self.bytes_before += u64::from(header.byte_count);
         buffer.truncate(HEADER_BYTES + packed_len);
-        Some(finish(&header, self.right_size(buffer)))
+        if self.masks && mask.is_none() && buffer.len() >= GIVEN_BYTES_MIN {
+            (buffer, mask) = self.mask_to_lend(buffer);
+        }
+        Some(Sealed { header, buffer: self.right_size(buffer), mask })
+    }
+
+    /// Masks a body, in memory that can be lent. What LZ4 wrote is copied there: so what it writes to next is in the cache.
+    fn mask_to_lend(&mut self, mut buffer: Buffer) -> (Buffer, Option<Mask>) {
+        let Ok(mask) = random_mask() else { return (buffer, None) };
+        if buffer.can_be_lent() {
+            apply_mask(&mut buffer[HEADER_BYTES..], mask, HEADER_BYTES);
+            return (buffer, Some(mask));
+        }
+        let lendable = self.pool.take_to_lend(buffer.len()).filter(Buffer::can_be_lent);
+        let Some(mut lendable) = lendable else { return (buffer, None) };
+        copy_masked(&buffer[HEADER_BYTES..], &mut lendable[HEADER_BYTES..], mask, HEADER_BYTES);
+        if self.spare.is_none() && buffer.set_len(buffer.capacity()) {
+            self.spare = Some(buffer);
+        }
+        (lendable, Some(mask))
+    }
+
+    /// The share of a body, in 1/128, that LZ4 may leave where it pays, and the number of bodies of which one is tried
+    /// after one for which it did not.
+    fn terms(&self) -> (usize, u32) {
+        match self.compression {
+            Compression::None => (0, u32::MAX),
+            Compression::Auto if !self.room_is_short => (ROOMY_SHARE, PROBE_INTERVAL),
+            Compression::Auto => (SHORT_SHARE, 1),
+            Compression::Lz4 => (STORED_SHARE, 1),
+        }
+    }
+
+    /// Whether it is tried to compress the next body.
+    fn is_tried_next(&self) -> bool {
+        let (_, interval) = self.terms();
+        self.compression != Compression::None && (!self.does_not_pay || self.untried + 1 >= interval)
     }
 
     /// LZ4 of `body` behind room for a header, and its length; `None` when it does not pay.
     fn compress(&mut self, body: &[u8]) -> Option<(Buffer, usize)> {
-        let (paying_share, interval) = match self.compression {
-            Compression::None => return None,
-            Compression::Auto if !self.room_is_short => (ROOMY_SHARE, PROBE_INTERVAL),
-            Compression::Auto => (SHORT_SHARE, 1),
-            Compression::Lz4 => (STORED_SHARE, 1),
-        };
-        if self.does_not_pay {
-            self.untried += 1;
-            if self.untried < interval {
-                return None;
-            }
-            self.untried = 0;
+        let is_tried = self.is_tried_next();
+        let (paying_share, _) = self.terms();
+        self.untried = if is_tried { 0 } else { self.untried.saturating_add(1) };
+        if !is_tried {
+            return None;
         }
         let mut output = self.spare.take()?;
         let is_worth_it = !self.does_not_pay || self.promises(body, &mut output, paying_share);
@@ -460,11 +538,25 @@ fn pays(packed: usize, of: usize, share: usize) -> bool {
     packed * 128 <= of * share
 }
 
-/// Writes the header into its room and checks the result as a reader would.
-fn finish(header: &Header, mut buffer: Buffer) -> PackedBlock {
+/// What was gathered, about to become a block.
+struct Sealed {
+    header: Header,
+    /// Room for the header, and the body.
+    buffer: Buffer,
+    /// The body is masked with this.
+    mask: Option<Mask>,
+}
+
+/// Writes the header into its room.
+fn emit(header: &Header, buffer: &mut Buffer) {
     if let Some(room) = buffer.first_chunk_mut::<HEADER_BYTES>() {
         header.emit(room);
     }
+}
+
+/// Writes the header and checks the result as a reader would.
+fn finish(header: &Header, mut buffer: Buffer) -> PackedBlock {
+    emit(header, &mut buffer);
     let checked: Result<PackedBlock, BlockError> = PackedBlock::new(buffer.freeze());
     // The header was made from the buffer a line above: lengths and ranges agree by construction.
     checked.unwrap_or_else(|error| unreachable!("a packed block we made ourselves: {error}"))
@@ -516,6 +608,46 @@ mod tests {
         let header = report.header();
         assert_eq!((header.sequence, header.packets_before, header.bytes_before), (1, 2, 73));
         assert!(header.end);
+    }
+
+    #[test]
+    fn masked_blocks_are_what_plain_ones_would_be() {
+        for compression in [Compression::None, Compression::Auto, Compression::Lz4] {
+            let pool = Pool::new(64 << 20);
+            let key = StreamKey { epoch: Epoch(1), stream: 2 };
+            let mut packer = Packer::new(key, pool.clone(), 1 << 20, compression);
+            let has_pages = pool.take_to_lend(GIVEN_BYTES_MIN).expect("free").can_be_lent();
+            let mut masks = Vec::new();
+            for round in 0..40 {
+                packer.set_masking(round % 13 != 12);
+                let len = if round % 7 == 5 { 1000 } else { 199_999 + round };
+                // Much of it is compressed to more than the shortest that is masked.
+                let data = match round % 4 {
+                    3 => noise_with(24, len, round as u32),
+                    _ => noise(len, round as u32 + 1),
+                };
+                packer.push(0, 1, len as u32, [&data[..]], &[]).expect("fits");
+                // Who wants a plain one gets it.
+                let block = match round % 11 {
+                    10 => packer.seal().expect("a packet").into(),
+                    _ => packer.seal_for_line().expect("a packet"),
+                };
+                masks.extend(block.payload().mask);
+                let (header, plain) = (*block.header(), block.plain());
+                assert_eq!(
+                    (header, block.begin(), block.end()),
+                    (*plain.header(), plain.begin(), plain.end())
+                );
+                assert_eq!(block.byte_len(), plain.bytes().len());
+                let mut body = Vec::new();
+                plain.unpack_into(&mut body).expect("unpacks");
+                assert_eq!(Epbs::new(&body, 1).next().expect("one").expect("whole").data, data, "{round}");
+            }
+            assert_eq!(masks.len() > 20, has_pages, "{compression:?}: {}", masks.len());
+            masks.sort_unstable();
+            masks.dedup();
+            assert!(!has_pages || masks.len() > 10, "each has its own");
+        }
     }
 
     #[test]

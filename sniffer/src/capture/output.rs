@@ -1,7 +1,8 @@
 //! What a stream hands over, and what is recorded of it before.
 
-use wire::block::{PackedBlock, StreamKey};
+use wire::block::StreamKey;
 use wire::clock::wall_ns;
+use wire::masked::SealedBlock;
 use wire::pack::Packer;
 
 use crate::handover::{Handed, Handover};
@@ -15,7 +16,7 @@ pub struct Output {
     /// Packets offered and dropped by the kernel, when it was asked last.
     kernel: (u64, u64),
     /// Blocks that were put and are kept back, where a taker that is awake for something else does not find them.
-    kept: Vec<PackedBlock>,
+    kept: Vec<SealedBlock>,
     /// Blocks that nobody was told of, those that are kept among them, and bytes of their bodies.
     untold: (usize, usize),
 }
@@ -52,14 +53,15 @@ impl Output {
     /// Hands over what was gathered, if anything, or keeps it back; [`Output::tell`] must follow.
     pub fn put(&mut self, handover: &Handover, keep: bool) {
         self.packer.set_room_is_short(handover.room_is_short());
-        if let Some(block) = self.packer.seal() {
+        self.packer.set_masking(handover.masks_wanted());
+        if let Some(block) = self.packer.seal_for_line() {
             self.put_block(block, handover, keep);
         }
     }
 
     /// Hands over the block that was sealed last, whichever way, behind what was put before.
-    pub fn hand_over(&mut self, block: PackedBlock, handover: &Handover) {
-        self.put_block(block, handover, false);
+    pub fn hand_over(&mut self, block: impl Into<SealedBlock>, handover: &Handover) {
+        self.put_block(block.into(), handover, false);
         self.tell(handover);
     }
 
@@ -86,7 +88,7 @@ impl Output {
         self.kept.drain(..).for_each(|block| handover.put(Handed::Block(block)));
     }
 
-    fn put_block(&mut self, block: PackedBlock, handover: &Handover, keep: bool) {
+    fn put_block(&mut self, block: SealedBlock, handover: &Handover, keep: bool) {
         let end = block.header().end;
         if let Some(totals) = &mut self.totals {
             // INVARIANT: recorded before it is handed over, so that after a kill nobody has more than was recorded.

@@ -53,7 +53,7 @@ impl Taker {
                 let taken = Taken { predecessor: description.predecessor, ..Taken::default() };
                 assert!(self.streams.insert(key.stream, taken).is_none(), "a stream is announced once");
             }
-            Handed::Block(block) => return Some(self.take_block(&block)),
+            Handed::Block(block) => return Some(self.take_block(&block.plain())),
             Handed::Report { .. } | Handed::Mark(..) | Handed::Spool(..) | Handed::Look(..) => {}
             Handed::Ended(result) => {
                 result.expect("in order");

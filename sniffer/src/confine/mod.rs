@@ -27,6 +27,8 @@ pub struct Confinement<'a> {
     pub has_rings: bool,
     /// Names of hosts are looked up, so services of the resolver are asked: name servers and local ones.
     pub looks_up_names: bool,
+    /// The relay is spoken to without TLS: TCP is to have pages of blocks rather than copies.
+    pub sends_pages: bool,
     /// Connections to the admin port are accepted. It is open already.
     pub has_admin: bool,
     /// Where files are made, written and deleted.

@@ -93,6 +93,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_getgid,
     libc::SYS_getegid,
     libc::SYS_getcpu,
+    libc::SYS_getrusage,
     libc::SYS_uname,
     libc::SYS_sysinfo,
     // Memory; executable memory is said below.
@@ -178,6 +179,11 @@ fn allow_list(arch: TargetArch, confinement: &Confinement<'_>) -> Result<BpfProg
         libc::SYS_prctl,
         vec![rule(&[argument(0, libc::PR_SET_NAME as u64)])?, rule(&[argument(0, PR_SET_VMA)])?],
     );
+    if confinement.sends_pages {
+        for number in [libc::SYS_vmsplice, libc::SYS_splice] {
+            rules.insert(number, Vec::new());
+        }
+    }
     if confinement.has_admin {
         // Of a socket that listens already: none can be made to, for listen(2) is not listed.
         rules.insert(libc::SYS_accept4, Vec::new());

@@ -76,6 +76,7 @@ fn confined_to_an_address() {
     let confinement = Confinement {
         has_rings: false,
         looks_up_names: false,
+        sends_pages: true,
         has_admin: true,
         spool: None,
         relay_port: 9440,
@@ -139,6 +140,7 @@ fn confined() {
     let confinement = Confinement {
         has_rings: false,
         looks_up_names: true,
+        sends_pages: false,
         has_admin: false,
         spool: Some(&spool),
         relay_port: port(&relay),

@@ -230,6 +230,7 @@ impl Server {
         let now = Instant::now();
         match request {
             SpoolRequest::Append(block) => {
+                let block = block.plain();
                 let is_appended = !self.has_failed
                     && match self.journal.append(&block, now) {
                         Ok(_) => {
@@ -371,9 +372,9 @@ mod tests {
         let thread = SpoolThread::start(directory.path(), journal, 64 << 20, Pool::new(1 << 20), handover)
             .expect("starts");
         let ask = |request| thread.ask(request);
-        ask(SpoolRequest::Append(block()));
+        ask(SpoolRequest::Append(block().into()));
         thread.fail();
-        ask(SpoolRequest::Append(block()));
+        ask(SpoolRequest::Append(block().into()));
         ask(SpoolRequest::Read);
         let replies: Vec<_> = (0..3).map(|_| handed.recv_timeout(Duration::from_secs(10))).collect();
         assert!(

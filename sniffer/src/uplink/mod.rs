@@ -230,6 +230,7 @@ impl Sender {
         };
         let mut uplink = Uplink::new(uplink_config, 0);
         uplink.set_token(config.credentials.token.clone());
+        uplink.lend_from(pool.clone());
         if let Some(spool) = &spool {
             for (announcement, end) in spool.former.ends(&pool) {
                 uplink.handle_former_end(announcement, end);
@@ -389,7 +390,7 @@ impl Sender {
                     self.uplink.handle_announcement(announcement);
                 }
                 Handed::Block(block) => {
-                    self.handed_bytes += block.bytes().len() as u64;
+                    self.handed_bytes += block.byte_len() as u64;
                     self.handed_blocks += 1;
                     self.packed.add(block.header());
                     if let Some(detector) = &mut self.detector {
@@ -403,7 +404,7 @@ impl Sender {
                     if block.header().kind == Kind::Description
                         && let Some(spool) = &self.spool
                     {
-                        spool.thread.describe(block.clone());
+                        spool.thread.describe(block.plain());
                     }
                     self.uplink.handle_block(block);
                 }
@@ -476,6 +477,8 @@ impl Sender {
         let is_behind = self.room.look(now, self.uplink.waiting_bytes() > 0);
         let is_cut = !self.uplink.is_streaming() || self.uplink.has_spooled();
         self.handover.set_room_is_short(is_behind || is_cut || self.rate_bytes.is_some());
+        // TLS encrypts a copy, and the disk is given plain bytes.
+        self.handover.set_masks_wanted(!is_cut && !self.url.is_secure());
     }
 
     fn watch_feedback(&mut self, now: Instant) {

@@ -10,6 +10,7 @@
 //! masked, which is fused with the one copy into the send buffer.
 
 mod acknowledged;
+mod by_reference;
 mod handshake;
 mod life;
 mod origin;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 use thiserror::Error;
 
+use by_reference::PagePipe;
 pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
@@ -40,7 +42,7 @@ use staged::Staged;
 use transport::{Came, Transport};
 pub use url::{RelayUrl, UrlError};
 use websocket::{Deframer, Outgoing, Polled, write_header};
-pub use websocket::{FrameError, Incoming, Limits, apply_mask, copy_masked};
+pub use websocket::{FrameError, Incoming, Limits, Mask, apply_mask, copy_masked, random_mask};
 
 /// Decoders that fuzz targets reach alone.
 #[cfg(fuzzing)]
@@ -51,6 +53,7 @@ pub mod fuzzing {
 }
 
 use crate::block::BLOCK_BYTES_MAX;
+use crate::masked::Payload;
 use crate::message::{CONTROL_BYTES_MAX, Control, ENVELOPE_BYTES, Envelope, HELLO_BYTES_MAX};
 use crate::pool::{Charge, Pool};
 use crate::tls::{ClientTls, PeerCertificate, ServerTls, TlsFault};
@@ -134,7 +137,11 @@ pub enum Received {
 struct Piece {
     head: Vec<u8>,
     payload: Bytes,
-    mask: Option<[u8; 4]>,
+    /// A copy of the payload is to be masked with it. It is not what the frame is masked with where the payload is
+    /// masked already.
+    mask: Option<Mask>,
+    /// TCP is to have the payload's pages.
+    is_lent: bool,
     is_data: bool,
     /// Bytes of head and payload that are staged (client) or written (server).
     done: usize,
@@ -182,10 +189,12 @@ pub struct Connection {
     control: VecDeque<(Outgoing, Vec<u8>)>,
     control_bytes: usize,
     budget: Option<Budget>,
-    data: VecDeque<(Envelope, Bytes)>,
+    data: VecDeque<(Envelope, Payload)>,
     data_bytes: usize,
     committed: VecDeque<Piece>,
     committed_bytes: usize,
+    /// What TCP has pages of rather than copies goes through there.
+    page_pipe: PagePipe,
     /// Masked bytes of a client (and any handshake bytes).
     staged: Staged,
     /// Where in the stream of all staged bytes each data message ends.
@@ -246,6 +255,7 @@ impl Connection {
             data_bytes: 0,
             committed: VecDeque::new(),
             committed_bytes: 0,
+            page_pipe: PagePipe::default(),
             staged: Staged::default(),
             staged_ends: VecDeque::new(),
             staged_total: 0,
@@ -364,9 +374,13 @@ impl Connection {
     }
 
     /// Queues a data message.
-    pub fn queue_data(&mut self, envelope: Envelope, block: Bytes) {
-        self.data_bytes += block.len();
-        self.data.push_back((envelope, block));
+    pub fn queue_data(&mut self, envelope: Envelope, payload: impl Into<Payload>) {
+        let mut payload = payload.into();
+        if !self.is_client && payload.mask.is_some() {
+            payload = payload.plain().into(); // a server masks nothing
+        }
+        self.data_bytes += payload.bytes.len();
+        self.data.push_back((envelope, payload));
     }
 
     /// Tells the peer why, and closes: what is committed still goes out, what is queued does not.

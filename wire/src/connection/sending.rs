@@ -98,10 +98,17 @@ impl Connection {
                 self.transport.flush()
             } else {
                 self.commit()?;
-                if self.staged.is_empty() {
-                    write_pieces(&mut self.transport, &self.committed)
-                } else {
-                    self.transport.write(&[IoSlice::new(self.staged.unsent())])
+                match (self.staged.is_empty(), self.committed.front()) {
+                    // The head of a frame of which TCP is to have the rest by reference.
+                    (false, Some(piece)) if piece.is_lent && piece.done > 0 => {
+                        self.transport.write_before_more(self.staged.unsent())
+                    }
+                    (false, _) => self.transport.write(&[IoSlice::new(self.staged.unsent())]),
+                    (true, Some(piece)) if piece.is_lent => {
+                        let rest = &piece.payload[piece.done.saturating_sub(piece.head.len())..];
+                        self.transport.write_pages(&mut self.page_pipe, rest)
+                    }
+                    (true, _) => write_pieces(&mut self.transport, &self.committed),
                 }
             };
             match sent {
@@ -111,6 +118,10 @@ impl Connection {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // What is left of it is copied.
+                Err(error) if error.kind() == ErrorKind::Unsupported && self.page_pipe.is_refused() => {
+                    self.committed.iter_mut().for_each(|piece| piece.is_lent = false);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -138,6 +149,7 @@ impl Connection {
         self.data_bytes = 0;
         self.committed.clear();
         self.committed_bytes = 0;
+        self.page_pipe = PagePipe::default();
     }
 
     pub(super) fn check_control_queue(&self) -> Result<(), ConnectionError> {
@@ -155,16 +167,23 @@ impl Connection {
             return Ok(());
         }
         while self.committed.len() < COMMITTED_MESSAGES && self.committed_bytes < COMMITTED_BYTES {
-            let (kind, envelope, payload) = if let Some((kind, payload)) = self.control.pop_front() {
-                self.control_bytes -= payload.len();
-                (kind, None, Bytes::from(payload))
-            } else if let Some((envelope, block)) = self.data.pop_front() {
-                self.data_bytes -= block.len();
-                (Outgoing::Binary, Some(envelope), block)
-            } else {
-                break;
+            let (kind, envelope, Payload { bytes: payload, mask: masked_with, is_lent }) =
+                if let Some((kind, payload)) = self.control.pop_front() {
+                    self.control_bytes -= payload.len();
+                    (kind, None, Bytes::from(payload).into())
+                } else if let Some((envelope, payload)) = self.data.pop_front() {
+                    self.data_bytes -= payload.bytes.len();
+                    (Outgoing::Binary, Some(envelope), payload)
+                } else {
+                    break;
+                };
+            let is_lent = is_lent && masked_with.is_some() && self.transport.takes_pages(&self.page_pipe);
+            // What is copied gets a mask of its own: what is sent again must not have the one it had before.
+            let mask = match masked_with {
+                Some(mask) if is_lent => Some(mask),
+                _ if self.is_client => Some(random_mask()?),
+                _ => None,
             };
-            let mask = if self.is_client { Some(random_mask()?) } else { None };
             let envelope_bytes = envelope.map(Envelope::emit);
             let envelope_len = envelope_bytes.map_or(0, |bytes| bytes.len());
             let mut head = Vec::with_capacity(24);
@@ -175,7 +194,8 @@ impl Connection {
                 }
                 head.extend_from_slice(&bytes);
             }
-            let piece = Piece { head, payload, mask, is_data: envelope.is_some(), done: 0 };
+            let mask = combined(mask, masked_with);
+            let piece = Piece { head, payload, mask, is_lent, is_data: envelope.is_some(), done: 0 };
             self.committed_bytes += piece.len();
             self.committed.push_back(piece);
         }
@@ -186,7 +206,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Fills a client's send buffer from the committed messages.
+    /// Fills a client's send buffer from the committed messages, up to a payload that TCP is to have by reference.
     pub(super) fn mask_into_send_buffer(&mut self) {
         if self.committed.is_empty() {
             return;
@@ -200,6 +220,13 @@ impl Connection {
             let head = &piece.head[piece.done.min(piece.head.len())..];
             let (head_room, room) = room.split_at_mut(head.len());
             head_room.copy_from_slice(head);
+            if piece.is_lent {
+                let filled = head.len();
+                self.staged.fill(filled);
+                piece.done += filled;
+                self.staged_total += filled as u64;
+                break;
+            }
             let payload_done = piece.done.saturating_sub(piece.head.len());
             let count = room.len().min(piece.payload.len() - payload_done);
             let from = &piece.payload[payload_done..payload_done + count];
@@ -270,9 +297,8 @@ fn write_pieces(transport: &mut Transport, pieces: &VecDeque<Piece>) -> io::Resu
     transport.write(&slices[..used])
 }
 
-/// A mask that a party which can choose what we capture cannot predict (RFC 6455, section 10.3).
-fn random_mask() -> io::Result<[u8; 4]> {
-    let mut mask = [0; 4];
-    getrandom::fill(&mut mask).map_err(io::Error::other)?;
-    Ok(mask)
+/// What payload that is masked with `is` is to be masked with to be masked with `wanted`.
+fn combined(wanted: Option<Mask>, is: Option<Mask>) -> Option<Mask> {
+    let (Some(wanted), Some(is)) = (wanted, is) else { return wanted.or(is) };
+    Some(std::array::from_fn(|at| wanted[at] ^ is[at]))
 }

@@ -15,6 +15,7 @@ use mio::net::TcpStream;
 use rustls::Connection as TlsConnection;
 
 use super::ConnectionError;
+use super::by_reference::{self, PagePipe};
 use crate::tls::{ClientTls, PeerCertificate, ServerTls, Side, TlsFault, explain};
 
 /// Ciphertext that is read at a time.
@@ -145,6 +146,29 @@ impl Transport {
                 session.flush(&mut self.stream, &mut self.sent_bytes)
             }
         }
+    }
+
+    /// Sends `bytes` of a message of which more follows at once: TCP waits for it. Without TLS alone.
+    pub fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.tls.is_some() {
+            return self.write(&[IoSlice::new(bytes)]);
+        }
+        let count = some(by_reference::send_before_more(&self.stream, bytes)?)?;
+        self.sent_bytes += count as u64;
+        Ok(count)
+    }
+
+    /// Whether [`Transport::write_pages`] may work.
+    pub fn takes_pages(&self, pipe: &PagePipe) -> bool {
+        self.tls.is_none() && !pipe.is_refused()
+    }
+
+    /// Has TCP take the pages of `bytes` rather than a copy: nobody may write to them before the peer has said that
+    /// it has read them. The number of bytes that it has taken; what is called next begins behind them.
+    pub fn write_pages(&mut self, pipe: &mut PagePipe, bytes: &[u8]) -> io::Result<usize> {
+        let count = some(pipe.send(&self.stream, bytes)?)?;
+        self.sent_bytes += count as u64;
+        Ok(count)
     }
 
     /// Sends what TLS has to send. The number of bytes given to [`Transport::write`] that the kernel

@@ -9,7 +9,7 @@
 //! tungstenite reads and writes the frame header and makes the handshake; its own connection type
 //! is not used, since it copies each payload into one growing buffer per connection.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -32,6 +32,9 @@ const BEHIND_LONG_BYTES: usize = 256;
 const _: () = assert!(BEHIND_LONG_BYTES <= STAGING_FIRST_BYTES);
 /// Most payload bytes of a control frame (RFC 6455, section 5.5).
 const CONTROL_PAYLOAD_MAX: u64 = 125;
+
+/// What a payload is XORed with, byte by byte and over and over (RFC 6455, section 5.3).
+pub type Mask = [u8; 4];
 
 /// A whole message, or a control frame.
 #[derive(Debug)]
@@ -137,7 +140,7 @@ impl Fragments {
 #[derive(Debug)]
 struct Frame {
     is_final: bool,
-    mask: Option<[u8; 4]>,
+    mask: Option<Mask>,
     target: Target,
     /// Bytes of the message that earlier frames brought.
     base: usize,
@@ -463,7 +466,7 @@ pub enum Outgoing {
 }
 
 /// Appends the header of a frame of `length` payload bytes.
-pub fn write_header(out: &mut Vec<u8>, kind: Outgoing, length: usize, mask: Option<[u8; 4]>) {
+pub fn write_header(out: &mut Vec<u8>, kind: Outgoing, length: usize, mask: Option<Mask>) {
     let opcode = match kind {
         Outgoing::Text => OpCode::Data(DataCode::Text),
         Outgoing::Binary => OpCode::Data(DataCode::Binary),
@@ -476,13 +479,13 @@ pub fn write_header(out: &mut Vec<u8>, kind: Outgoing, length: usize, mask: Opti
 }
 
 /// The mask as eight bytes that begin at `phase` of the payload.
-fn wide_mask(mask: [u8; 4], phase: usize) -> u64 {
+fn wide_mask(mask: Mask, phase: usize) -> u64 {
     let rotated: [u8; 8] = std::array::from_fn(|index| mask[(phase + index) % 4]);
     u64::from_ne_bytes(rotated)
 }
 
 /// XORs `data`, which begins `phase` bytes into the payload, with the mask (section 5.3).
-pub fn apply_mask(data: &mut [u8], mask: [u8; 4], phase: usize) {
+pub fn apply_mask(data: &mut [u8], mask: Mask, phase: usize) {
     let wide = wide_mask(mask, phase);
     let mut chunks = data.chunks_exact_mut(8);
     for chunk in &mut chunks {
@@ -495,9 +498,16 @@ pub fn apply_mask(data: &mut [u8], mask: [u8; 4], phase: usize) {
     }
 }
 
+/// A mask that a party which can choose what we capture cannot predict (RFC 6455, section 10.3).
+pub fn random_mask() -> io::Result<Mask> {
+    let mut mask = [0; 4];
+    getrandom::fill(&mut mask).map_err(io::Error::other)?;
+    Ok(mask)
+}
+
 /// Copies `from` to `to`, of the same length, XORed with the mask from `phase` on: the one copy
 /// that masking allows the uplink, and that of short payloads out of the staging buffer.
-pub fn copy_masked(from: &[u8], to: &mut [u8], mask: [u8; 4], phase: usize) {
+pub fn copy_masked(from: &[u8], to: &mut [u8], mask: Mask, phase: usize) {
     let wide = wide_mask(mask, phase);
     let mut targets = to.chunks_exact_mut(8);
     let mut sources = from.chunks_exact(8);
@@ -519,7 +529,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { text_bytes: 1 << 20, binary_bytes: 1 << 20 };
 
-    fn frame(head: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+    fn frame(head: u8, mask: Option<Mask>, payload: &[u8]) -> Vec<u8> {
         let mut out = vec![head];
         let bit = if mask.is_some() { 0x80 } else { 0 };
         match payload.len() {
@@ -764,7 +774,7 @@ mod tests {
     proptest! {
         #[test]
         fn masking_agrees_with_the_definition(
-            data in proptest::collection::vec(any::<u8>(), 0..100), mask: [u8; 4], phase in 0usize..9,
+            data in proptest::collection::vec(any::<u8>(), 0..100), mask: Mask, phase in 0usize..9,
         ) {
             let expected: Vec<u8> =
                 data.iter().enumerate().map(|(index, byte)| byte ^ mask[(phase + index) % 4]).collect();

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * the bytes handed out, shared and kept for reuse never exceed the budget (what is cut from a huge page
-//!   counts by itself, not by the page);
+//!   counts by itself, not by the page, and what makes a long buffer begin at a page not at all);
 //! * a [`Buffer`] or the last clone of the [`Bytes`] made from it returns its memory here, from
 //!   whatever thread drops it;
 //! * memory is zeroed once, when it is first had, so a buffer may hold old bytes of this process
@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use self::pages::{Pages, Slice};
+use crate::message::ENVELOPE_BYTES;
 
 /// Smallest class; also the granularity of accounting.
 const CLASS_MIN_BYTES: usize = 512;
@@ -29,6 +30,12 @@ const CLASS_COUNT: usize = 32;
 
 /// A shorter buffer is never given away: it is cheaper to copy.
 pub const GIVEN_BYTES_MIN: usize = 64 << 10;
+/// What is not shorter begins at a page of so many bytes: see [`LENT_INTO_PAGE`].
+const PAGE_BYTES: usize = 4096;
+/// Where in its page a buffer begins that is to be lent: behind an envelope, as the block in a message that is read into a
+/// long buffer. What is copied from one page to just behind the same place in another takes three times as long on some
+/// processors (`rep movsb`, Zen 3), for each write seems to change what is read next.
+const LENT_INTO_PAGE: usize = ENVELOPE_BYTES;
 
 /// A pool of byte buffers under a budget. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -43,7 +50,7 @@ struct Shared {
     used_bytes: AtomicUsize,
     /// Bytes of buffers waiting in `free`.
     kept_bytes: AtomicUsize,
-    free: Mutex<[Vec<Box<[u8]>>; CLASS_COUNT]>,
+    free: Mutex<[Vec<Kept>; CLASS_COUNT]>,
     /// Memory that can be given away, once that was preferred, where there is such.
     pages: OnceLock<Option<Arc<Pages>>>,
     /// Long buffers are to be had there.
@@ -52,7 +59,7 @@ struct Shared {
 
 impl Shared {
     /// What is kept for reuse counts too: gives up kept buffers where there is no room for them.
-    fn trim(&self, free: &mut [Vec<Box<[u8]>>; CLASS_COUNT]) {
+    fn trim(&self, free: &mut [Vec<Kept>; CLASS_COUNT]) {
         let used = self.used_bytes.load(Ordering::Acquire);
         for list in free.iter_mut() {
             while used + self.kept_bytes.load(Ordering::Acquire) > self.budget_bytes {
@@ -90,7 +97,7 @@ impl Pool {
     /// the better one for what stays.
     pub fn prefer_giving(&self, prefers: bool) {
         if prefers {
-            self.shared.pages.get_or_init(|| Pages::new(self.shared.budget_bytes).map(Arc::new));
+            self.find_pages();
         }
         self.shared.prefers_pages.store(prefers, Ordering::Relaxed);
     }
@@ -101,12 +108,46 @@ impl Pool {
         Piece { bytes, is_given }
     }
 
+    fn find_pages(&self) {
+        self.shared.pages.get_or_init(|| Pages::new(self.shared.budget_bytes).map(Arc::new));
+    }
+
     fn pages(&self) -> Option<&Arc<Pages>> {
         self.shared.pages.get()?.as_ref()
     }
 
+    /// `bytes`, of a buffer of this pool, are to be read by somebody else by reference, until [`Pool::take_back`]; if that
+    /// never comes, their memory is not used again. Whether they may be: they are long, and of memory that can be lent.
+    pub fn lend(&self, bytes: &Bytes) -> bool {
+        self.give(bytes).is_given
+    }
+
+    /// Nobody reads `bytes`, which were lent once, any more.
+    pub fn take_back(&self, bytes: &Bytes) {
+        if let Some(pages) = self.pages() {
+            pages.take_back(bytes);
+        }
+    }
+
+    /// Lent, or given away, and neither taken back nor replaced.
+    #[cfg(test)]
+    pub(crate) fn lent_now(&self) -> u32 {
+        self.pages().map_or(0, |pages| pages.given_now())
+    }
+
     /// A buffer of exactly `len` bytes with arbitrary content, or `None` when the budget is used up.
     pub fn take(&self, len: usize) -> Option<Buffer> {
+        self.take_of(len, self.shared.prefers_pages.load(Ordering::Relaxed).then_some(0))
+    }
+
+    /// The same, and a long one is of memory that can be lent, where there is such.
+    pub fn take_to_lend(&self, len: usize) -> Option<Buffer> {
+        self.find_pages();
+        self.take_of(len, Some(LENT_INTO_PAGE))
+    }
+
+    /// `into_page`: it is to be lent or given away, and begins so far into a page.
+    fn take_of(&self, len: usize, into_page: Option<usize>) -> Option<Buffer> {
         let (class, class_bytes) = class_of(len)?;
         let shared = &self.shared;
         let claim = |used: usize| {
@@ -115,8 +156,8 @@ impl Pool {
         };
         shared.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
         if len >= GIVEN_BYTES_MIN
-            && shared.prefers_pages.load(Ordering::Relaxed)
-            && let Some(slice) = self.pages().and_then(|pages| pages.take(len))
+            && let Some(into_page) = into_page
+            && let Some(slice) = self.pages().and_then(|pages| pages.take(len, into_page))
         {
             shared.make_room();
             return Some(Buffer { memory: Memory::Slice(slice), len, class, shared: Arc::clone(shared) });
@@ -130,7 +171,7 @@ impl Pool {
             None => {
                 shared.trim(&mut free);
                 drop(free);
-                vec![0; class_bytes].into_boxed_slice()
+                Kept::new(class_bytes)
             }
         };
         Some(Buffer { memory: Memory::Kept(memory), len, class, shared: Arc::clone(shared) })
@@ -247,11 +288,45 @@ fn class_bytes(class: usize) -> usize {
     if class.is_multiple_of(2) { base } else { base + base / 2 }
 }
 
+/// Memory that is kept for the next buffer.
+#[derive(Debug, Default)]
+struct Kept {
+    memory: Box<[u8]>,
+    /// Where the buffer begins in it.
+    start: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    fn new(bytes: usize) -> Self {
+        if bytes < GIVEN_BYTES_MIN {
+            return Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, bytes };
+        }
+        let memory = vec![0; bytes + PAGE_BYTES].into_boxed_slice();
+        let start = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+        Self { memory, start, bytes }
+    }
+}
+
+impl Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.bytes]
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.bytes]
+    }
+}
+
 /// What is behind a buffer.
 #[derive(Debug)]
 enum Memory {
     /// Kept for the next one. Empty only while being dropped.
-    Kept(Box<[u8]>),
+    Kept(Kept),
     /// It may be given away.
     Slice(Slice),
 }
@@ -303,6 +378,11 @@ impl Buffer {
     /// Bytes of memory behind the buffer, at least its length.
     pub fn capacity(&self) -> usize {
         self.memory.len()
+    }
+
+    /// Whether its memory can be lent or given away, if it is long.
+    pub fn can_be_lent(&self) -> bool {
+        matches!(self.memory, Memory::Slice(_))
     }
 
     /// Makes the content shareable without copying it; the memory returns with the last clone.

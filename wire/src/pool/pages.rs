@@ -38,7 +38,7 @@ const SLAB_BYTES: usize = 2 << 20;
 /// copied the fastest. Where small pages are larger, so are huge ones, and there are no slices.
 const ALIGN_BYTES: usize = 4096;
 /// Free slabs that keep the memory that nothing was given away of.
-const KEPT_SLABS: usize = 2;
+const KEPT_SLABS: usize = 8;
 /// Without a huge page, or after one that was slow to come, so many slices that need another are refused before
 /// the next attempt.
 const REFUSED_MEANWHILE: u32 = 1024;
@@ -84,8 +84,8 @@ struct Slab {
     slices: u32,
     /// It has a huge page.
     has_page: bool,
-    /// Something was given away of that.
-    is_given: bool,
+    /// So often was something given away of that, and not taken back.
+    given: u32,
 }
 
 /// Memory cut from a slab, owned by one.
@@ -137,21 +137,24 @@ impl Pages {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory of at least `bytes` bytes with arbitrary content of this process. `None` where there is none:
-    /// the caller uses other memory.
-    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Option<Slice> {
-        let bytes = bytes.checked_next_multiple_of(ALIGN_BYTES).filter(|bytes| *bytes <= SLAB_BYTES)?;
+    /// Memory of at least `bytes` bytes with arbitrary content of this process, beginning so many bytes into a page. `None`
+    /// where there is none: the caller uses other memory.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize, into_page: usize) -> Option<Slice> {
+        let all = bytes.checked_add(into_page)?.checked_next_multiple_of(ALIGN_BYTES)?;
+        if all > SLAB_BYTES || into_page >= ALIGN_BYTES {
+            return None;
+        }
         let mut state = self.lock();
         let (slab, offset) = match state.open {
-            Some((slab, filled)) if bytes <= SLAB_BYTES - filled => (slab, filled),
+            Some((slab, filled)) if all <= SLAB_BYTES - filled => (slab, filled),
             _ => (self.open(&mut state)?, 0),
         };
-        state.open = Some((slab, offset + bytes));
+        state.open = Some((slab, offset + all));
         state.slabs[slab].slices += 1;
         drop(state);
-        // SAFETY: `offset + bytes` is at most SLAB_BYTES, so this lies within the slab.
-        let start = unsafe { self.at(slab).add(offset) };
-        Some(Slice { start, bytes, slab, pages: Arc::clone(self) })
+        // SAFETY: `into_page` is at most `all`, and `offset + all` at most SLAB_BYTES, so this lies within the slab.
+        let start = unsafe { self.at(slab).add(offset + into_page) };
+        Some(Slice { start, bytes: all - into_page, slab, pages: Arc::clone(self) })
     }
 
     /// Begins with a slab that nobody holds a slice of, after that under way.
@@ -190,7 +193,7 @@ impl Pages {
     /// Nobody holds a slice of the slab any more, and none is cut from it.
     fn put_back(&self, state: &mut State, slab: usize) {
         let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
-        if std::mem::take(&mut state.slabs[slab].is_given) || kept >= KEPT_SLABS {
+        if std::mem::take(&mut state.slabs[slab].given) > 0 || kept >= KEPT_SLABS {
             state.slabs[slab].has_page = false;
             if !self.let_go(slab) {
                 return; // it is not used again
@@ -235,13 +238,30 @@ impl Pages {
     /// The bytes are to be given away, if they are of a slab; whether they are. Their slice must be shared for
     /// good: nobody writes to it again.
     pub(super) fn give(&self, bytes: &[u8]) -> bool {
-        let offset = bytes.as_ptr().addr().wrapping_sub(self.base.as_ptr().addr());
         let mut state = self.lock();
-        match state.slabs.get_mut(offset / SLAB_BYTES) {
-            Some(slab) => slab.is_given = true,
+        match self.slab_of(&mut state, bytes) {
+            Some(slab) => slab.given += 1,
             None => return false,
         }
         true
+    }
+
+    /// Nobody has a reference any more to bytes that were given away; somebody here still holds their slice.
+    pub(super) fn take_back(&self, bytes: &[u8]) {
+        let mut state = self.lock();
+        if let Some(slab) = self.slab_of(&mut state, bytes) {
+            slab.given = slab.given.saturating_sub(1);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn given_now(&self) -> u32 {
+        self.lock().slabs.iter().map(|slab| slab.given).sum()
+    }
+
+    fn slab_of<'a>(&self, state: &'a mut State, bytes: &[u8]) -> Option<&'a mut Slab> {
+        let offset = bytes.as_ptr().addr().wrapping_sub(self.base.as_ptr().addr());
+        state.slabs.get_mut(offset / SLAB_BYTES)
     }
 }
 
@@ -314,7 +334,7 @@ mod tests {
     fn two_slabs() -> Option<Arc<Pages>> {
         let pages = Arc::new(Pages::mapped(2 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
         assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
-        if pages.take(1).is_some() {
+        if pages.take(1, 0).is_some() {
             return Some(pages);
         }
         assert!(
@@ -332,7 +352,7 @@ mod tests {
             let mut slices = Vec::new();
             for (number, bytes) in (round..).zip([1, 4096, 4097, SLICE_BYTES, SLAB_BYTES / 2].iter().cycle())
             {
-                let Some(mut slice) = pages.take(*bytes) else { break };
+                let Some(mut slice) = pages.take(*bytes, 0) else { break };
                 assert!(slice.len() >= *bytes && slice.as_ptr().addr().is_multiple_of(ALIGN_BYTES));
                 slice.fill(number);
                 slices.push(slice);
@@ -342,19 +362,21 @@ mod tests {
                 assert!(slice.iter().all(|byte| *byte == number));
             }
         }
-        assert!(pages.take(SLAB_BYTES + 1).is_none());
+        assert!(pages.take(SLAB_BYTES + 1, 0).is_none());
     }
 
     #[test]
     fn memory_that_was_given_away_is_replaced_and_other_is_not() {
         let Some(pages) = two_slabs() else { return };
-        for gives in [false, true] {
-            let mut slice = pages.take(SLAB_BYTES).expect("all of a slab");
+        // Given so often, taken back so often.
+        for (given, back) in [(0, 0), (1, 1), (2, 2), (1, 0), (2, 1)] {
+            let mut slice = pages.take(SLAB_BYTES, 0).expect("all of a slab");
             slice.fill(7);
-            assert!(!gives || pages.give(&slice[100..200]));
+            (0..given).for_each(|_| assert!(pages.give(&slice[100..200])));
+            (0..back).for_each(|_| pages.take_back(&slice[100..200]));
             drop(slice);
-            let slice = pages.take(SLAB_BYTES).expect("the slab that was free last");
-            assert_eq!((slice[0], slice[SLAB_BYTES - 1]), if gives { (0, 0) } else { (7, 7) });
+            let slice = pages.take(SLAB_BYTES, 0).expect("the slab that was free last");
+            assert_eq!((slice[0], slice[SLAB_BYTES - 1]), if given > back { (0, 0) } else { (7, 7) });
         }
         assert!(!pages.give(&[0; 10]), "that is other memory");
     }
@@ -371,7 +393,7 @@ mod tests {
         }
         let mut kept = File::from(kept);
         for round in 1..=20u8 {
-            let mut slice = pages.take(SLICE_BYTES).expect("free");
+            let mut slice = pages.take(SLICE_BYTES, 0).expect("free");
             slice.fill(round);
             assert!(pages.give(&slice));
             let (mut given, mut passed_on) = (0, 0);
@@ -388,7 +410,7 @@ mod tests {
             // All that is free, and once more, when the slab that was given of is free itself.
             for least in [8, 12] {
                 let mut others = Vec::new();
-                while let Some(mut other) = pages.take(SLICE_BYTES) {
+                while let Some(mut other) = pages.take(SLICE_BYTES, 0) {
                     other.fill(0xff);
                     others.push(other);
                 }
@@ -402,9 +424,9 @@ mod tests {
 
     #[test]
     fn what_is_not_given_away_does_not_keep_its_memory_for_good() {
-        let pages = Arc::new(Pages::mapped(8 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
+        let pages = Arc::new(Pages::mapped((KEPT_SLABS + 2) * SLAB_BYTES, Duration::MAX).expect("a mapping"));
         assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
-        let all: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES)).collect();
+        let all: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES, 0)).collect();
         drop(all);
         let state = pages.lock();
         let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
@@ -417,13 +439,13 @@ mod tests {
         let pages = Arc::new(Pages::mapped(2 * SLAB_BYTES, Duration::MAX).expect("a mapping"));
         assert!(pages.advise(MmapAdvise::MADV_NOHUGEPAGE));
         for _ in 0..REFUSED_MEANWHILE {
-            assert!(pages.take(SLICE_BYTES).is_none());
+            assert!(pages.take(SLICE_BYTES, 0).is_none());
         }
         assert_eq!(pages.lock().free.len(), 2, "none is lost");
         // The last attempt was the first; a slab that failed is mapped anew, and may have one.
         assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
         pages.lock().refusals = 0;
-        let both: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES)).collect();
+        let both: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES, 0)).collect();
         assert_eq!(both.len(), if has_huge_pages { 2 } else { 0 });
     }
 }

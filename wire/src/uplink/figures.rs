@@ -15,10 +15,10 @@ pub struct Amount {
 
 impl Amount {
     /// Adds one block.
-    pub fn add(&mut self, block: &PackedBlock) {
+    pub fn add(&mut self, block: &SealedBlock) {
         self.blocks += 1;
         self.packets += u64::from(block.header().packet_count);
-        self.bytes += block.bytes().len() as u64;
+        self.bytes += block.byte_len() as u64;
     }
 }
 

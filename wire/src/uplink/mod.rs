@@ -27,13 +27,14 @@ mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use thiserror::Error;
 
 use crate::block::{Epoch, Kind, PackedBlock, StreamKey};
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::{Losses, Stage};
+use crate::masked::{Payload, SealedBlock};
 use crate::message::{Announcement, Control, Cursor, Envelope, PROTOCOL, Role, StreamAck};
+use crate::pool::Pool;
 use crate::secret::Secret;
 
 pub use figures::{Amount, ClockOffset, Held};
@@ -106,7 +107,7 @@ pub enum Transmit {
     /// A control message; it goes before the data polled after it.
     Control(Control),
     /// A block, by reference.
-    Data(Envelope, Bytes),
+    Data(Envelope, Payload),
 }
 
 /// Counters of the uplink.
@@ -228,6 +229,8 @@ pub struct Uplink {
     cuts: BTreeSet<StreamKey>,
     /// Those of them that are told at present.
     cuts_under_way: BTreeSet<StreamKey>,
+    /// Masked blocks of its buffers are lent to the connection that sends them first.
+    lender: Option<Pool>,
 }
 
 impl Uplink {
@@ -265,7 +268,13 @@ impl Uplink {
             unreceived: BTreeSet::new(),
             cuts: BTreeSet::new(),
             cuts_under_way: BTreeSet::new(),
+            lender: None,
         }
+    }
+
+    /// Blocks that are masked may be sent from where they lie, in buffers of `pool`: see [`Payload::is_lent`].
+    pub fn lend_from(&mut self, pool: Pool) {
+        self.lender = Some(pool);
     }
 
     /// A stream is opened, or its table has grown. Its predecessor, if it has one, is backlog from
@@ -367,6 +376,7 @@ impl Uplink {
             (stream.is_succeeded, stream.is_cut_told) = (false, false);
             for one in &mut stream.retained {
                 one.in_flight = None;
+                one.is_lent = false; // who has its pages now will not say when it has read them
             }
         }
         self.totals.unsettled_sent_bytes = 0;
@@ -438,6 +448,9 @@ impl Uplink {
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
+            if let Some(pool) = self.lender.as_ref().filter(|_| first.is_lent) {
+                pool.take_back(&first.block.payload().bytes);
+            }
             stream.settle_through(first.block.end());
             if let Place::Loaded(ticket) = first.place {
                 self.spool.handle_done(ticket, first.bytes());

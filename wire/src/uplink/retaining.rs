@@ -5,7 +5,8 @@ use super::*;
 
 impl Uplink {
     /// A block was packed: it is retained and will be sent. Its stream must have been announced.
-    pub fn handle_block(&mut self, block: PackedBlock) {
+    pub fn handle_block(&mut self, block: impl Into<SealedBlock>) {
+        let block = block.into();
         let (key, end) = (block.header().key, block.header().end);
         let Some(stream) = self.streams.get_mut(&key) else { return };
         if end {
@@ -24,12 +25,13 @@ impl Uplink {
         }
     }
 
-    pub(super) fn retain(&mut self, block: PackedBlock, place: Place) {
-        let (key, sequence, bytes) = (block.header().key, block.header().sequence, block.bytes().len());
+    pub(super) fn retain(&mut self, block: SealedBlock, place: Place) {
+        let (key, sequence, bytes) = (block.header().key, block.header().sequence, block.byte_len());
         let Some(stream) = self.streams.get_mut(&key) else { return };
         let arrival = self.arrivals;
         self.arrivals += 1;
-        if !stream.retain(Retained { block, arrival, place, was_sent: false, in_flight: None }) {
+        let one = Retained { block, arrival, place, was_sent: false, in_flight: None, is_lent: false };
+        if !stream.retain(one) {
             return;
         }
         self.totals.retained_bytes += bytes;

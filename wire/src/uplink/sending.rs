@@ -29,18 +29,23 @@ impl Uplink {
             }
         }
         let one = stream.retained.get_mut(at)?;
-        let bytes = one.block.bytes().clone();
+        let (mut payload, bytes) = (one.block.payload(), one.bytes());
         let backlog = lane == Lane::Backlog;
         let envelope = Envelope { resend: one.was_sent, backlog, replay: false };
         self.totals.sent_blocks += 1;
         if one.was_sent {
             self.totals.resent_blocks += 1;
             self.totals.resent_packets += u64::from(one.block.header().packet_count);
-            self.totals.resent_bytes += bytes.len() as u64;
+            self.totals.resent_bytes += bytes as u64;
         }
         self.totals.sent_packets += u64::from(one.block.header().packet_count);
-        self.totals.sent_bytes += bytes.len() as u64;
-        self.totals.unsettled_sent_bytes += bytes.len();
+        self.totals.sent_bytes += bytes as u64;
+        self.totals.unsettled_sent_bytes += bytes;
+        // Once only: what a connection before may still have the pages of is not taken back by what this one settles.
+        one.is_lent = !one.was_sent
+            && payload.mask.is_some()
+            && self.lender.as_ref().is_some_and(|pool| pool.lend(&payload.bytes));
+        payload.is_lent = one.is_lent;
         (one.was_sent, one.in_flight) = (true, Some(lane));
         stream.told = one.block.end();
         stream.is_placed |= one.block.header().packet_count > 0;
@@ -49,12 +54,12 @@ impl Uplink {
         match lane {
             Lane::Live => self.live.pop(),
             Lane::Backlog => {
-                self.backlog_in_flight_bytes += bytes.len();
+                self.backlog_in_flight_bytes += bytes;
                 self.backlog.pop();
             }
         }
-        self.lanes.sent(lane, bytes.len(), both_are_ready);
-        Some(Transmit::Data(envelope, bytes))
+        self.lanes.sent(lane, bytes, both_are_ready);
+        Some(Transmit::Data(envelope, payload))
     }
 
     /// The first block of a lane that may be sent: its stream, and its place among what is retained.

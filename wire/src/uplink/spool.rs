@@ -23,7 +23,7 @@ const COPIES_MAX: usize = 4096;
 pub enum SpoolRequest {
     /// Append a block; answer with [`Uplink::handle_appended`]. After a failure every further
     /// append fails too, until [`SpoolRequest::Resume`].
-    Append(PackedBlock),
+    Append(SealedBlock),
     /// Try to append again after a failure. No answer.
     Resume,
     /// Read the next block; answer with [`Uplink::handle_loaded`].
@@ -244,7 +244,7 @@ impl Uplink {
                     block
                 }
             };
-            let bytes = block.bytes().len();
+            let bytes = block.byte_len();
             self.spool.appending.push_back((key, block.header().sequence, bytes));
             self.spool.appending_bytes += bytes;
             return Some(SpoolRequest::Append(block));
@@ -313,7 +313,7 @@ impl Uplink {
         }
         if is_copy {
             match self.streams.get_mut(&key) {
-                Some(stream) => stream.keep_description(block), // where it stood may be thrown away
+                Some(stream) => stream.keep_description(block.into()), // where it stood may be thrown away
                 None => drop(self.spool.copies.insert(key, block)),
             }
             while self.spool.copies.len() > COPIES_MAX {
@@ -340,10 +340,10 @@ impl Uplink {
             stream.settle_through(block.end());
         }
         if is_settled || stream.find(block.header().sequence).is_some() {
-            stream.keep_description(block);
+            stream.keep_description(block.into());
             self.spool.handle_done(ticket, bytes);
         } else {
-            self.retain(block, Place::Loaded(ticket));
+            self.retain(block.into(), Place::Loaded(ticket));
         }
         self.forget_if_done(key);
     }
@@ -360,7 +360,7 @@ impl Uplink {
         let announcement = Announcement { key, backlog: true, ..announcement };
         let mut stream = Stream::new(announcement, Lane::Backlog, true, self.now_ms);
         if let Some(copy) = copy {
-            stream.keep_description(copy);
+            stream.keep_description(copy.into());
         }
         self.streams.insert(key, stream);
         if self.state == State::Streaming {
@@ -401,7 +401,7 @@ impl Uplink {
         }
         let announcement = Announcement { backlog: true, ..announcement };
         self.streams.insert(key, Stream::new(announcement, Lane::Backlog, true, self.now_ms));
-        self.retain(end, Place::ToSpool);
+        self.retain(end.into(), Place::ToSpool);
         if self.state == State::Streaming {
             self.announce(key);
         }

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
-use crate::block::{Kind, PackedBlock};
+use crate::block::Kind;
 use crate::lanes::Lane;
 use crate::ledger::{Losses, Stage};
+use crate::masked::{Payload, SealedBlock};
 use crate::message::{Announcement, Control, Cursor};
 
 /// Ranges of one stream that do not come, at most; beyond it neighbours are told as one.
@@ -27,18 +26,20 @@ pub(super) enum Place {
 
 #[derive(Debug)]
 pub(super) struct Retained {
-    pub block: PackedBlock,
+    pub block: SealedBlock,
     /// Order of arrival over all streams.
     pub arrival: u64,
     pub place: Place,
     pub was_sent: bool,
     /// Given to the present connection and not settled, from this lane.
     pub in_flight: Option<Lane>,
+    /// The present connection may have its pages.
+    pub is_lent: bool,
 }
 
 impl Retained {
     pub fn bytes(&self) -> usize {
-        self.block.bytes().len()
+        self.block.byte_len()
     }
 
     pub fn sequence(&self) -> u64 {
@@ -114,7 +115,7 @@ pub(super) struct Stream {
     /// Losses that only a gap tells of are counted up to this sequence.
     counted_through: u64,
     /// The last description that is not retained any more: a relay that starts anew needs it.
-    pub description: Option<PackedBlock>,
+    pub description: Option<SealedBlock>,
     /// The present connection was given it.
     pub is_description_given: bool,
     /// One past the sequence of the last description that was to be appended to the spool.
@@ -179,7 +180,7 @@ impl Stream {
         }
     }
 
-    pub fn keep_description(&mut self, block: PackedBlock) {
+    pub fn keep_description(&mut self, block: SealedBlock) {
         let sequence = block.header().sequence;
         let is_newer = self.description.as_ref().is_none_or(|known| known.header().sequence < sequence);
         if block.header().kind == Kind::Description && is_newer {
@@ -191,16 +192,16 @@ impl Stream {
     /// The description that goes, out of its place, before whatever is sent next: the relay cannot
     /// have it, for it has nothing that came behind it, and it is not among what is retained. The
     /// relay started anew, or the spool threw it away, or an earlier run sent it.
-    pub fn take_description_due(&mut self) -> Option<Bytes> {
-        let is_unknown = |one: &&PackedBlock| one.header().sequence >= self.told.next_sequence;
+    pub fn take_description_due(&mut self) -> Option<Payload> {
+        let is_unknown = |one: &&SealedBlock| one.header().sequence >= self.told.next_sequence;
         let description = self.description.as_ref().filter(is_unknown)?;
         let is_given = std::mem::replace(&mut self.is_description_given, true);
-        (!is_given).then(|| description.bytes().clone())
+        (!is_given).then(|| description.payload())
     }
 
     /// The description that goes to the spool before a block, if it is not there: a later run that
     /// finds the block must be able to read it.
-    pub fn description_to_spool(&mut self, block: &PackedBlock) -> Option<PackedBlock> {
+    pub fn description_to_spool(&mut self, block: &SealedBlock) -> Option<SealedBlock> {
         let spooled = self.spooled_description;
         if block.header().kind == Kind::Description {
             self.spooled_description = spooled.max(block.header().sequence + 1);

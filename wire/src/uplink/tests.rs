@@ -60,8 +60,8 @@ fn ack(uplink: &mut Uplink, received: u64, settled: u64) -> Result<(), UplinkErr
 fn sent(uplink: &mut Uplink) -> Vec<(u64, bool)> {
     std::iter::from_fn(|| uplink.poll_data())
         .filter_map(|transmit| match transmit {
-            Transmit::Data(envelope, bytes) => {
-                let block = PackedBlock::new(bytes).expect("ours");
+            Transmit::Data(envelope, payload) => {
+                let block = PackedBlock::new(payload.plain()).expect("ours");
                 Some((block.header().sequence, envelope.resend))
             }
             Transmit::Control(_) => None,
@@ -415,4 +415,52 @@ fn what_comes_back_from_the_spool_is_sent_in_sequence() {
         uplink.handle_loaded(Loaded::Block { block, is_copy: false });
     }
     assert_eq!(sent(&mut uplink), [(0, false), (1, false)]);
+}
+
+/// A block of which TCP may have the pages is lent once, and taken back when it is settled by the connection that had it.
+#[test]
+fn blocks_are_lent_to_the_connection_that_sends_them_first() {
+    let pool = Pool::new(64 << 20);
+    let key = KEY;
+    let mut packer = Packer::new(key, pool.clone(), 200_000, Compression::None);
+    packer.set_masking(true);
+    let mut uplink = streaming(64 << 20);
+    uplink.lend_from(pool.clone());
+    let data = vec![1; 100_000];
+    let mut hand_in = |uplink: &mut Uplink, count: usize| {
+        for _ in 0..count {
+            packer.push(0, 1, 100_000, [&data[..]], &[]).expect("room");
+            uplink.handle_block(packer.seal_for_line().expect("a packet"));
+        }
+    };
+    let send = |uplink: &mut Uplink| -> Vec<(bool, bool)> {
+        std::iter::from_fn(|| uplink.poll_data())
+            .filter_map(|transmit| match transmit {
+                Transmit::Data(_, payload) => Some((payload.mask.is_some(), payload.is_lent)),
+                Transmit::Control(_) => None,
+            })
+            .collect()
+    };
+    hand_in(&mut uplink, 3);
+    let first = send(&mut uplink);
+    if first[0] == (false, false) {
+        assert!(
+            std::env::var_os("RINGCAST_REQUIRE_ALL").is_none(),
+            "no huge page, but nothing may be skipped here"
+        );
+        return eprintln!("skipped: no huge page (/sys/kernel/mm/transparent_hugepage/enabled)");
+    }
+    assert_eq!(first, [(true, true); 3]);
+    assert_eq!(pool.lent_now(), 3);
+    ack(&mut uplink, 2, 1).expect("plausible");
+    assert_eq!(pool.lent_now(), 2, "what is settled is");
+    uplink.handle_disconnected(0);
+    connect(&mut uplink);
+    ack(&mut uplink, 2, 1).expect("plausible");
+    hand_in(&mut uplink, 1);
+    assert_eq!(send(&mut uplink), [(true, false), (true, true)], "what was lent before is copied");
+    assert_eq!(pool.lent_now(), 3);
+    ack(&mut uplink, 4, 4).expect("plausible");
+    assert!(uplink.is_settled());
+    assert_eq!(pool.lent_now(), 2, "what the first connection may still have is never taken back");
 }

@@ -89,7 +89,7 @@ impl Spool {
                 SpoolRequest::Append(block) => {
                     self.has_failed |= self.is_failing;
                     if !self.has_failed {
-                        self.append(block);
+                        self.append(block.plain());
                     }
                     uplink.handle_appended(!self.has_failed);
                 }

@@ -254,7 +254,9 @@ impl World {
             {
                 match transmit {
                     Transmit::Control(control) => connection.up.queue_control(control),
-                    Transmit::Data(envelope, block) => connection.up.queue_data(envelope, block),
+                    Transmit::Data(envelope, payload) => {
+                        connection.up.queue_data(envelope, payload.plain());
+                    }
                 }
                 fed = true;
             }

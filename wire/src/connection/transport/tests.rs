@@ -11,9 +11,10 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
 use socket2::SockRef;
 
-use super::super::{Connection, ReadShare, Received, RelayUrl};
+use super::super::{Connection, ReadShare, Received, RelayUrl, copy_masked};
 use super::*;
 use crate::clock::wall_ns;
+use crate::masked::Payload;
 use crate::message::{ENVELOPE_BYTES, Envelope};
 use crate::pool::Pool;
 use crate::tls::test_pki::Authority;
@@ -25,7 +26,7 @@ const URL: &str = "wss://relay.test:1";
 /// One end, and what it has seen.
 struct End {
     connection: Option<Connection>,
-    to_send: Vec<Bytes>,
+    to_send: Vec<Payload>,
     received: Vec<Bytes>,
     control: Vec<String>,
     is_open: bool,
@@ -200,7 +201,7 @@ fn much_goes_both_ways_at_once() {
             all.collect()
         };
         for (index, end) in pair.ends.iter_mut().enumerate() {
-            end.to_send = messages(index);
+            end.to_send = messages(index).into_iter().map(Payload::from).collect();
         }
         let flushed = |end: &End| end.connection.as_ref().is_some_and(Connection::is_flushed);
         pair.run(|pair| pair.ends.iter().all(|end| end.received.len() == 45 && flushed(end)));
@@ -227,7 +228,7 @@ fn data_counts_as_sent_when_the_kernel_has_it() {
     let mut pair = Pair::new(URL, Some(&client), Some(&server)).open();
     let now = Instant::now();
     let [_peer, mut end] = pair.ends;
-    end.to_send = vec![Bytes::from(vec![7; 4 << 20]); 2];
+    end.to_send = vec![Bytes::from(vec![7; 4 << 20]).into(); 2];
     end.serve(now, &pair.pool);
     pair.poll.poll(&mut Events::with_capacity(1), Some(Duration::ZERO)).expect("polls");
     let connection = end.connection.expect("there");
@@ -518,4 +519,72 @@ fn a_tls_url_without_tls_is_refused() {
     let (theirs, _ours) = sockets();
     let url = RelayUrl::parse(URL).expect("a url");
     assert!(Connection::client(TcpStream::from_std(theirs), &url, None, Instant::now()).is_err());
+}
+
+/// Masked payloads, of which TCP has the pages as long as the peer has not read them; then their memory is used again.
+#[test]
+fn what_is_lent_arrives_and_its_memory_is_used_again() {
+    let lender = Pool::new(8 << 20);
+    let mut pair = Pair::new("ws://relay.test:1", None, None).open();
+    let lengths = [300_000, 70_000, 1 << 20, 5, 64 << 10, 100_001];
+    let plain = |index: usize| -> Vec<u8> {
+        (0..lengths[index % lengths.len()]).map(|at| (at * 31 + index * 7) as u8).collect()
+    };
+    let mut lent_bytes = 0;
+    for round in 0..12 {
+        let indices = round * 6..round * 6 + 6;
+        let payloads: Vec<Payload> = indices
+            .clone()
+            .map(|index| {
+                let mask = [index as u8, 0xa5, 7, 0x80];
+                let mut buffer =
+                    lender.take_to_lend(lengths[index % 6]).expect("what was sent before is free");
+                copy_masked(&plain(index), &mut buffer, mask, 0);
+                let bytes = buffer.freeze();
+                // One that is not lent is copied, and masked anew.
+                let is_lent = index % 5 != 0 && lender.lend(&bytes);
+                lent_bytes += if is_lent { bytes.len() } else { 0 };
+                Payload { bytes, mask: Some(mask), is_lent }
+            })
+            .collect();
+        pair.ends[0].to_send = payloads.clone();
+        pair.run(|pair| pair.ends[1].received.len() == 6);
+        for (index, received) in indices.zip(pair.ends[1].received.drain(..)) {
+            assert!(received == plain(index), "message {index}");
+        }
+        for payload in payloads.iter().filter(|payload| payload.is_lent) {
+            lender.take_back(&payload.bytes);
+        }
+    }
+    if lent_bytes == 0 {
+        assert!(
+            std::env::var_os("RINGCAST_REQUIRE_ALL").is_none(),
+            "no huge page, but nothing may be skipped here"
+        );
+        eprintln!("skipped in part: no huge page (/sys/kernel/mm/transparent_hugepage/enabled)");
+    }
+    let client = pair.client();
+    assert_eq!(client.data_sent(), 72);
+    assert_eq!(client.page_pipe.is_used(), lent_bytes > 0);
+    let (sent, _) = client.bytes_sent_and_received();
+    assert!(sent > lent_bytes as u64 && client.is_flushed());
+}
+
+/// Where the system refuses, what is left is copied; a server's end sends plain bytes.
+#[test]
+fn what_cannot_be_sent_by_reference_is_copied() {
+    let mut pair = Pair::new("ws://relay.test:1", None, None).open();
+    let plain: Vec<u8> = (0..300_000u32).map(|at| (at * 7) as u8).collect();
+    let mut masked = vec![0; plain.len()];
+    copy_masked(&plain, &mut masked, [1, 2, 3, 4], 0);
+    let payload = Payload { bytes: masked.into(), mask: Some([1, 2, 3, 4]), is_lent: true };
+    pair.client().page_pipe.refuse_when_used();
+    for end in &mut pair.ends {
+        end.to_send = vec![payload.clone(); 3];
+    }
+    pair.run(|pair| pair.ends.iter().all(|end| end.received.len() == 3));
+    for end in &pair.ends {
+        assert!(end.received.iter().all(|received| *received == plain));
+    }
+    assert!(pair.client().page_pipe.is_refused());
 }
