@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,7 +55,21 @@ pub struct Handover {
     waker: Arc<Waker>,
     room_is_short: Arc<AtomicBool>,
     masks_wanted: Arc<AtomicBool>,
+    line: Arc<Line>,
 }
+
+/// What waits for the line.
+#[derive(Debug)]
+struct Line {
+    /// Bytes of blocks that were handed over.
+    handed_bytes: AtomicU64,
+    /// How many of them wait no more; all, until somebody says otherwise.
+    gone_bytes: AtomicU64,
+}
+
+/// More waits in the ring, where nothing was done for it yet: packed, it would have left the processor's caches when it
+/// goes. Less would have a thread wait that packs one block of its ring after another.
+const LINE_BYTES_MAX: u64 = 2 << 20;
 
 impl Handover {
     /// Both ends; the receiving poll is woken under `token`.
@@ -63,7 +77,8 @@ impl Handover {
         let (sender, receiver) = channel();
         let waker = Arc::new(Waker::new(registry, token)?);
         let (room_is_short, masks_wanted) = Default::default();
-        Ok((Self { sender, waker, room_is_short, masks_wanted }, receiver))
+        let line = Line { handed_bytes: AtomicU64::new(0), gone_bytes: AtomicU64::new(u64::MAX) };
+        Ok((Self { sender, waker, room_is_short, masks_wanted, line: Arc::new(line) }, receiver))
     }
 
     /// Hands over, and wakes the uplink.
@@ -74,6 +89,9 @@ impl Handover {
 
     /// Hands over what has time until [`Handover::wake`], which must follow.
     pub fn put(&self, handed: Handed) {
+        if let Handed::Block(block) = &handed {
+            self.line.handed_bytes.fetch_add(block.byte_len() as u64, Ordering::AcqRel);
+        }
         // When the uplink has ended there is nobody left to tell.
         let _ = self.sender.send(handed);
     }
@@ -86,6 +104,26 @@ impl Handover {
     /// Says whether they are.
     pub fn set_room_is_short(&self, is_short: bool) {
         self.room_is_short.store(is_short, Ordering::Relaxed);
+    }
+
+    /// Whether so much waits for the line that more had better stay in the ring for now.
+    pub fn line_is_full(&self) -> bool {
+        self.waiting_bytes() > LINE_BYTES_MAX
+    }
+
+    /// Whether there is room for more again.
+    pub fn line_has_room(&self) -> bool {
+        self.waiting_bytes() <= LINE_BYTES_MAX / 2
+    }
+
+    fn waiting_bytes(&self) -> u64 {
+        let gone = self.line.gone_bytes.load(Ordering::Acquire);
+        self.line.handed_bytes.load(Ordering::Acquire).saturating_sub(gone)
+    }
+
+    /// Of what was handed over, so many bytes in all wait for the line no more, or are not meant to.
+    pub fn set_gone(&self, bytes: u64) {
+        self.line.gone_bytes.store(bytes, Ordering::Release);
     }
 
     /// Whether blocks go to a line on which masked ones are sent from where they lie.
@@ -110,13 +148,15 @@ pub struct Wakeup {
     event: Arc<EventFd>,
     /// The thread found no buffer free.
     starved: Arc<AtomicBool>,
+    /// The thread leaves what comes in its rings.
+    held: Arc<AtomicBool>,
 }
 
 impl Wakeup {
     /// A wake-up that is not due.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { event: Arc::new(event), starved: Arc::new(AtomicBool::new(false)) })
+        Ok(Self { event: Arc::new(event), starved: Arc::default(), held: Arc::default() })
     }
 
     /// Wakes the thread.
@@ -135,6 +175,18 @@ impl Wakeup {
     /// The thread waits for a buffer from now on. Look for one once more after this.
     pub fn set_starved(&self) {
         self.starved.store(true, Ordering::Release);
+    }
+
+    /// Wakes the thread if it waits for the line to have room.
+    pub fn wake_if_held(&self) {
+        if self.held.swap(false, Ordering::AcqRel) {
+            self.wake();
+        }
+    }
+
+    /// The thread waits for the line from now on. Look once more after this.
+    pub fn set_held(&self) {
+        self.held.store(true, Ordering::Release);
     }
 
     /// Takes note of a wake-up.

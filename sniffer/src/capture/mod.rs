@@ -41,6 +41,9 @@ use crate::totals::{TotalsFile, TotalsSlot};
 /// How often streams report.
 const REPORT_TIME: Duration = Duration::from_secs(1);
 
+/// While blocks are left in the rings for want of room on the line, it is looked so often whether a ring fills up.
+const HELD_TIME: Duration = Duration::from_millis(1);
+
 /// What all rings of a sniffer have in common.
 #[derive(Clone)]
 pub struct CaptureConfig {
@@ -214,6 +217,11 @@ impl CaptureThread {
         self.command(Command::Stop);
     }
 
+    /// The line has room again.
+    pub fn line_has_room(&self) {
+        self.wakeup.wake_if_held();
+    }
+
     /// A buffer may be free again.
     pub fn buffer_is_free(&self) {
         self.wakeup.wake_if_starved();
@@ -347,6 +355,9 @@ impl Capture {
     fn wait(&mut self, turn: Turn) {
         let due = self.rings.iter().filter_map(RingStream::turn_due).fold(self.report_due, Instant::min);
         let mut timeout = due.saturating_duration_since(Instant::now());
+        if turn == Turn::Held {
+            timeout = timeout.min(HELD_TIME);
+        }
         if turn == Turn::Idle && self.shared.config.marks_wanted.load(Ordering::Acquire) {
             timeout = timeout.min(self.shared.config.block_timeout);
             self.send_marks();
@@ -355,7 +366,7 @@ impl Capture {
         let timeout = timeout + Duration::from_micros(999);
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         let mut fds = vec![PollFd::new(self.shared.wakeup.as_fd(), PollFlags::POLLIN)];
-        if turn != Turn::Starved {
+        if !matches!(turn, Turn::Starved | Turn::Held) {
             // A ring with blocks that cannot be taken would be reported at once, for ever.
             fds.extend(self.rings.iter().map(|stream| PollFd::new(stream.ring.as_fd(), PollFlags::POLLIN)));
         }

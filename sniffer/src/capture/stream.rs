@@ -106,6 +106,8 @@ pub(super) enum Turn {
     More,
     /// No buffer is free.
     Starved,
+    /// So much waits for the line that what the ring has is left there, as long as it has room.
+    Held,
     /// The stream has ended, and the ring is done with.
     Ended,
 }
@@ -230,6 +232,9 @@ impl RingStream {
                 }
                 return if self.with_buffer(shared, Self::end) { Turn::Ended } else { Turn::Starved };
             }
+            if self.is_held(shared) {
+                return Turn::Held;
+            }
             if !self.output.packer.prepare() {
                 shared.wakeup.set_starved();
                 if !self.output.packer.prepare() {
@@ -270,6 +275,24 @@ impl RingStream {
             drop(block);
         }
         Turn::More
+    }
+
+    /// Whether what is ready is left in the ring: the line is full, and the ring is not yet half full.
+    fn is_held(&mut self, shared: &Shared) -> bool {
+        let is_on = matches!(self.course, Course::On);
+        if !is_on
+            || !shared.handover.line_is_full()
+            || self.ring.ready_blocks() * 2 >= self.ring.block_count()
+        {
+            return false;
+        }
+        shared.wakeup.set_held();
+        if shared.handover.line_has_room() {
+            return false; // there was none a moment ago
+        }
+        self.output.tell(&shared.handover);
+        self.hold.told();
+        true
     }
 
     /// Whether all that the kernel counted as put into the ring was taken out of it. A block that is
@@ -477,6 +500,7 @@ impl RingStream {
             match self.take_blocks(shared) {
                 Turn::Ended => break,
                 Turn::Starved => wait_for_buffer(&mut self.output, shared),
+                Turn::Held => {} // not in the end
                 Turn::Idle => std::thread::sleep(Duration::from_millis(1)),
                 Turn::More => {}
             }

@@ -371,6 +371,11 @@ impl Fleet {
         }
     }
 
+    /// The line to the relay has room again.
+    pub fn line_has_room(&self) {
+        self.threads.iter().for_each(CaptureThread::line_has_room);
+    }
+
     /// A buffer may be free again.
     pub fn buffer_is_free(&self) {
         self.threads.iter().for_each(CaptureThread::buffer_is_free);

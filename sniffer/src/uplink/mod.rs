@@ -477,6 +477,15 @@ impl Sender {
         let is_behind = self.room.look(now, self.uplink.waiting_bytes() > 0);
         let is_cut = !self.uplink.is_streaming() || self.uplink.has_spooled();
         self.handover.set_room_is_short(is_behind || is_cut || self.rate_bytes.is_some());
+        // Without a line what comes is packed, for memory or the spool; and a hold wants to know what comes.
+        let waits = !is_cut && !self.is_held();
+        let waiting_bytes = if waits { self.uplink.waiting_bytes() as u64 } else { 0 };
+        self.handover.set_gone(self.handed_bytes.saturating_sub(waiting_bytes));
+        if self.handover.line_has_room()
+            && let Packing::Live(fleet) = &self.packing
+        {
+            fleet.line_has_room();
+        }
         // TLS encrypts a copy, and the disk is given plain bytes.
         self.handover.set_masks_wanted(!is_cut && !self.url.is_secure());
     }

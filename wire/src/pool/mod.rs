@@ -60,21 +60,28 @@ struct Shared {
 impl Shared {
     /// What is kept for reuse counts too: gives up kept buffers where there is no room for them.
     fn trim(&self, free: &mut [Vec<Kept>; CLASS_COUNT]) {
-        let used = self.used_bytes.load(Ordering::Acquire);
         for list in free.iter_mut() {
-            while used + self.kept_bytes.load(Ordering::Acquire) > self.budget_bytes {
+            while self.is_over() {
                 let Some(memory) = list.pop() else { break };
                 self.kept_bytes.fetch_sub(memory.len(), Ordering::AcqRel);
             }
         }
+        let pages = self.pages.get().and_then(Option::as_ref);
+        while self.is_over() && pages.is_some_and(|pages| pages.trim()) {}
     }
 
     /// The same, where nothing is taken of what is kept.
     fn make_room(&self) {
-        let all = self.used_bytes.load(Ordering::Acquire) + self.kept_bytes.load(Ordering::Acquire);
-        if all > self.budget_bytes {
+        if self.is_over() {
             self.trim(&mut self.free.lock().unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    /// Whether what is used and what is kept are too much together.
+    fn is_over(&self) -> bool {
+        let pages = self.pages.get().and_then(Option::as_ref).map_or(0, |pages| pages.kept_bytes());
+        let kept = self.kept_bytes.load(Ordering::Acquire) + pages;
+        self.used_bytes.load(Ordering::Acquire) + kept > self.budget_bytes
     }
 }
 

@@ -24,6 +24,14 @@ impl Pages {
         match *self {}
     }
 
+    pub(super) fn kept_bytes(&self) -> usize {
+        match *self {}
+    }
+
+    pub(super) fn trim(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn take_back(&self, _: &[u8]) {
         match *self {}
     }

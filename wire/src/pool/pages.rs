@@ -24,6 +24,7 @@ use std::ffi::{c_long, c_void};
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,8 +38,6 @@ const SLAB_BYTES: usize = 2 << 20;
 /// Slices begin at a small page, as what is written to a pipe does: what is at the same place in both pages is
 /// copied the fastest. Where small pages are larger, so are huge ones, and there are no slices.
 const ALIGN_BYTES: usize = 4096;
-/// Free slabs that keep the memory that nothing was given away of.
-const KEPT_SLABS: usize = 8;
 /// Without a huge page, or after one that was slow to come, so many slices that need another are refused before
 /// the next attempt.
 const REFUSED_MEANWHILE: u32 = 1024;
@@ -58,6 +57,8 @@ pub(super) struct Pages {
     /// [`SLOW_TIME`].
     slow_time: Duration,
     state: Mutex<State>,
+    /// Free slabs that have a page.
+    kept: AtomicUsize,
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread; its memory is reached through slices alone.
@@ -68,7 +69,7 @@ unsafe impl Sync for Pages {}
 #[derive(Debug)]
 struct State {
     slabs: Vec<Slab>,
-    /// Slabs of which nobody holds a slice, the one to use next at the end.
+    /// Slabs of which nobody holds a slice, the one to use next at the end; those that have a page are behind the others.
     free: Vec<usize>,
     /// The slab that slices are cut from, and its bytes that have been.
     open: Option<(usize, usize)>,
@@ -122,7 +123,8 @@ impl Pages {
         let slabs = vec![Slab::default(); count];
         let state =
             State { slabs, free: (0..count).rev().collect(), open: None, refusals: 0, is_torn: false };
-        Some(Self { mapping, mapping_bytes, base, slow_time, state: Mutex::new(state) })
+        let (state, kept) = (Mutex::new(state), AtomicUsize::new(0));
+        Some(Self { mapping, mapping_bytes, base, slow_time, state, kept })
     }
 
     /// Gives an advice for all slabs. Whether it was taken.
@@ -171,6 +173,7 @@ impl Pages {
         let before = used()?;
         let slab = state.free.pop()?;
         if state.slabs[slab].has_page {
+            self.kept.fetch_sub(1, Ordering::AcqRel);
             return Some(slab);
         }
         self.touch(slab);
@@ -192,14 +195,35 @@ impl Pages {
 
     /// Nobody holds a slice of the slab any more, and none is cut from it.
     fn put_back(&self, state: &mut State, slab: usize) {
-        let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
-        if std::mem::take(&mut state.slabs[slab].given) > 0 || kept >= KEPT_SLABS {
+        if std::mem::take(&mut state.slabs[slab].given) > 0 {
             state.slabs[slab].has_page = false;
             if !self.let_go(slab) {
                 return; // it is not used again
             }
+            // Those that have a page are used first.
+            let at = state.free.partition_point(|slab| !state.slabs[*slab].has_page);
+            return state.free.insert(at, slab);
         }
+        self.kept.fetch_add(1, Ordering::AcqRel);
         state.free.push(slab);
+    }
+
+    /// Bytes of free slabs that keep their memory, for nothing was given away of it.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.load(Ordering::Acquire) * SLAB_BYTES
+    }
+
+    /// One of them gives it up, the one that was used longest ago. `false`: there is none.
+    pub(super) fn trim(&self) -> bool {
+        let mut state = self.lock();
+        let at = state.free.partition_point(|slab| !state.slabs[*slab].has_page);
+        let Some(slab) = state.free.get(at).copied() else { return false };
+        self.kept.fetch_sub(1, Ordering::AcqRel);
+        state.slabs[slab].has_page = false;
+        if !self.let_go(slab) {
+            state.free.remove(at); // it is not used again
+        }
+        true
     }
 
     /// Leaves the slab's memory to who it was given to. Whether that was done.
@@ -423,14 +447,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_away_does_not_keep_its_memory_for_good() {
-        let pages = Arc::new(Pages::mapped((KEPT_SLABS + 2) * SLAB_BYTES, Duration::MAX).expect("a mapping"));
-        assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
-        let all: Vec<Slice> = std::iter::from_fn(|| pages.take(SLAB_BYTES, 0)).collect();
-        drop(all);
-        let state = pages.lock();
-        let kept = state.free.iter().filter(|slab| state.slabs[**slab].has_page).count();
-        assert!(kept <= KEPT_SLABS, "{kept}");
+    fn free_slabs_keep_their_memory_until_it_is_wanted() {
+        let Some(pages) = two_slabs() else { return };
+        let take = || pages.take(SLAB_BYTES, 0).expect("a slab is free");
+        let (mut first, second) = (take(), take());
+        assert!(pages.kept_bytes() == 0 && !pages.trim(), "both are held");
+        first.fill(5);
+        drop(first);
+        assert_eq!(pages.kept_bytes(), SLAB_BYTES);
+        let first = take();
+        assert_eq!((first[0], pages.kept_bytes()), (5, 0));
+        assert!(pages.give(&second));
+        drop(second);
+        assert_eq!(pages.kept_bytes(), 0, "its memory was given away");
+        let second = take();
+        drop(first);
+        assert!(pages.trim() && !pages.trim());
+        assert_eq!((pages.kept_bytes(), pages.lock().free.len()), (0, 1));
+        assert_eq!(take()[0], 0, "another page");
+        drop(second);
     }
 
     #[test]

@@ -448,9 +448,7 @@ impl Uplink {
         while let Some(first) = stream.retained.pop_front_if(|first| first.sequence() < settled) {
             self.totals.settled_packets += u64::from(first.block.header().packet_count);
             forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &first);
-            if let Some(pool) = self.lender.as_ref().filter(|_| first.is_lent) {
-                pool.take_back(&first.block.payload().bytes);
-            }
+            first.take_back(self.lender.as_ref());
             stream.settle_through(first.block.end());
             if let Place::Loaded(ticket) = first.place {
                 self.spool.handle_done(ticket, first.bytes());

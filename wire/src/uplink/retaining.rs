@@ -104,6 +104,7 @@ impl Uplink {
                 }
                 let Some(one) = stream.retained.remove(at) else { break };
                 forget(&mut self.totals, &mut self.backlog_in_flight_bytes, &one);
+                one.take_back(self.lender.as_ref());
                 // Lost only if the relay is, before it is settled.
                 stream.add_dropped(one.block.begin(), one.block.end(), Stage::RelayRestarted);
                 stream.keep_description(one.block);

@@ -7,6 +7,7 @@ use crate::lanes::Lane;
 use crate::ledger::{Losses, Stage};
 use crate::masked::{Payload, SealedBlock};
 use crate::message::{Announcement, Control, Cursor};
+use crate::pool::Pool;
 
 /// Ranges of one stream that do not come, at most; beyond it neighbours are told as one.
 const DROPS_MAX: usize = 1024;
@@ -44,6 +45,13 @@ impl Retained {
 
     pub fn sequence(&self) -> u64 {
         self.block.header().sequence
+    }
+
+    /// The relay has it, and says so on the connection that it was lent to, if it was.
+    pub fn take_back(&self, lender: Option<&Pool>) {
+        if let Some(pool) = lender.filter(|_| self.is_lent) {
+            pool.take_back(&self.block.payload().bytes);
+        }
     }
 }
 
