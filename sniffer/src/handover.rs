@@ -106,12 +106,12 @@ impl Handover {
         self.room_is_short.store(is_short, Ordering::Relaxed);
     }
 
-    /// Whether so much waits for the line that more had better stay in the ring for now.
+    /// Whether so much waits for the line that more had better stay in the ring until there is room again.
     pub fn line_is_full(&self) -> bool {
         self.waiting_bytes() > LINE_BYTES_MAX
     }
 
-    /// Whether there is room for more again.
+    /// Whether a line that was full has room again.
     pub fn line_has_room(&self) -> bool {
         self.waiting_bytes() <= LINE_BYTES_MAX / 2
     }
@@ -148,15 +148,15 @@ pub struct Wakeup {
     event: Arc<EventFd>,
     /// The thread found no buffer free.
     starved: Arc<AtomicBool>,
-    /// The thread leaves what comes in its rings.
-    held: Arc<AtomicBool>,
+    /// The thread leaves what comes in its rings until the line has room.
+    waits_for_line: Arc<AtomicBool>,
 }
 
 impl Wakeup {
     /// A wake-up that is not due.
     pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { event: Arc::new(event), starved: Arc::default(), held: Arc::default() })
+        Ok(Self { event: Arc::new(event), starved: Arc::default(), waits_for_line: Arc::default() })
     }
 
     /// Wakes the thread.
@@ -178,15 +178,15 @@ impl Wakeup {
     }
 
     /// Wakes the thread if it waits for the line to have room.
-    pub fn wake_if_held(&self) {
-        if self.held.swap(false, Ordering::AcqRel) {
+    pub fn wake_if_it_waits_for_line(&self) {
+        if self.waits_for_line.swap(false, Ordering::AcqRel) {
             self.wake();
         }
     }
 
-    /// The thread waits for the line from now on. Look once more after this.
-    pub fn set_held(&self) {
-        self.held.store(true, Ordering::Release);
+    /// The thread waits for the line from now on. Look at it once more after this.
+    pub fn set_waits_for_line(&self) {
+        self.waits_for_line.store(true, Ordering::Release);
     }
 
     /// Takes note of a wake-up.

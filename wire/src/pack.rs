@@ -417,7 +417,8 @@ impl Packer {
         let lendable = self.pool.take_to_lend(buffer.len()).filter(Buffer::can_be_lent);
         let Some(mut lendable) = lendable else { return (buffer, None) };
         copy_masked(&buffer[HEADER_BYTES..], &mut lendable[HEADER_BYTES..], mask, HEADER_BYTES);
-        if self.spare.is_none() && buffer.set_len(buffer.capacity()) {
+        let is_output = self.compression != Compression::None;
+        if is_output && self.spare.is_none() && buffer.set_len(buffer.capacity()) {
             self.spare = Some(buffer);
         }
         (lendable, Some(mask))

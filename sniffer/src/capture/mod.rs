@@ -8,6 +8,7 @@ mod gather;
 mod hold;
 mod outages;
 mod output;
+mod reserve;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -42,7 +43,7 @@ use crate::totals::{TotalsFile, TotalsSlot};
 const REPORT_TIME: Duration = Duration::from_secs(1);
 
 /// While blocks are left in the rings for want of room on the line, it is looked so often whether a ring fills up.
-const HELD_TIME: Duration = Duration::from_millis(1);
+const LEFT_TIME: Duration = Duration::from_millis(1);
 
 /// What all rings of a sniffer have in common.
 #[derive(Clone)]
@@ -219,7 +220,7 @@ impl CaptureThread {
 
     /// The line has room again.
     pub fn line_has_room(&self) {
-        self.wakeup.wake_if_held();
+        self.wakeup.wake_if_it_waits_for_line();
     }
 
     /// A buffer may be free again.
@@ -355,8 +356,8 @@ impl Capture {
     fn wait(&mut self, turn: Turn) {
         let due = self.rings.iter().filter_map(RingStream::turn_due).fold(self.report_due, Instant::min);
         let mut timeout = due.saturating_duration_since(Instant::now());
-        if turn == Turn::Held {
-            timeout = timeout.min(HELD_TIME);
+        if turn == Turn::Left {
+            timeout = timeout.min(LEFT_TIME);
         }
         if turn == Turn::Idle && self.shared.config.marks_wanted.load(Ordering::Acquire) {
             timeout = timeout.min(self.shared.config.block_timeout);
@@ -366,7 +367,7 @@ impl Capture {
         let timeout = timeout + Duration::from_micros(999);
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         let mut fds = vec![PollFd::new(self.shared.wakeup.as_fd(), PollFlags::POLLIN)];
-        if !matches!(turn, Turn::Starved | Turn::Held) {
+        if !matches!(turn, Turn::Starved | Turn::Left) {
             // A ring with blocks that cannot be taken would be reported at once, for ever.
             fds.extend(self.rings.iter().map(|stream| PollFd::new(stream.ring.as_fd(), PollFlags::POLLIN)));
         }

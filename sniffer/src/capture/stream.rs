@@ -21,6 +21,7 @@ use wire::pack::{PackError, Packer};
 use super::gather::Gather;
 use super::hold::Hold;
 use super::outages::Outages;
+use super::reserve::Reserve;
 use super::{Output, RingOrder, Shared};
 use crate::handover::Handed;
 use crate::interfaces::interface_drops;
@@ -95,6 +96,8 @@ pub(super) struct RingStream {
     report_is_due: bool,
     /// Whether what was taken waits for more.
     hold: Hold,
+    /// Whether what is ready is taken.
+    reserve: Reserve,
 }
 
 /// What a turn at a ring came to.
@@ -106,8 +109,8 @@ pub(super) enum Turn {
     More,
     /// No buffer is free.
     Starved,
-    /// So much waits for the line that what the ring has is left there, as long as it has room.
-    Held,
+    /// What is ready in the ring is left there for now.
+    Left,
     /// The stream has ended, and the ring is done with.
     Ended,
 }
@@ -150,6 +153,7 @@ impl RingStream {
             ready_blocks_max: 0,
             report_is_due,
             hold: Hold::new(shared.config.block_timeout, shared.config.body_bytes),
+            reserve: Reserve::default(),
         }
     }
 
@@ -218,6 +222,7 @@ impl RingStream {
         }
         for _ in 0..BLOCKS_PER_TURN {
             if !self.ring.ready() {
+                self.reserve.clear();
                 if matches!(self.course, Course::On)
                     && self.hold.holds(self.output.waiting_bytes(), Instant::now())
                 {
@@ -232,8 +237,8 @@ impl RingStream {
                 }
                 return if self.with_buffer(shared, Self::end) { Turn::Ended } else { Turn::Starved };
             }
-            if self.is_held(shared) {
-                return Turn::Held;
+            if self.is_left(shared) {
+                return Turn::Left;
             }
             if !self.output.packer.prepare() {
                 shared.wakeup.set_starved();
@@ -277,20 +282,23 @@ impl RingStream {
         Turn::More
     }
 
-    /// Whether what is ready is left in the ring: the line is full, and the ring is not yet half full.
-    fn is_held(&mut self, shared: &Shared) -> bool {
-        let is_on = matches!(self.course, Course::On);
-        if !is_on
-            || !shared.handover.line_is_full()
-            || self.ring.ready_blocks() * 2 >= self.ring.block_count()
-        {
+    /// Whether what is ready is left in the ring, as long as the line has no room for it.
+    fn is_left(&mut self, shared: &Shared) -> bool {
+        if !matches!(self.course, Course::On) {
             return false;
         }
-        shared.wakeup.set_held();
-        if shared.handover.line_has_room() {
+        let handover = &shared.handover;
+        let (is_full, has_room) = (handover.line_is_full(), handover.line_has_room());
+        let is_half_full = self.ring.ready_blocks() * 2 >= self.ring.block_count();
+        if !self.reserve.leaves(is_full, has_room, is_half_full, Instant::now()) {
+            return false;
+        }
+        shared.wakeup.set_waits_for_line();
+        if handover.line_has_room() {
+            self.reserve.clear();
             return false; // there was none a moment ago
         }
-        self.output.tell(&shared.handover);
+        self.output.tell(handover);
         self.hold.told();
         true
     }
@@ -500,7 +508,7 @@ impl RingStream {
             match self.take_blocks(shared) {
                 Turn::Ended => break,
                 Turn::Starved => wait_for_buffer(&mut self.output, shared),
-                Turn::Held => {} // not in the end
+                Turn::Left => {} // not in the end
                 Turn::Idle => std::thread::sleep(Duration::from_millis(1)),
                 Turn::More => {}
             }

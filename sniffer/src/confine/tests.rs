@@ -128,6 +128,7 @@ fn confined_to_an_address() {
     let other = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("TCP");
     assert_eq!(listen(&other, Backlog::MAXCONN), Err(Errno::EPERM), "no other port");
     UnixStream::pair().expect("signals wake us by it");
+    assert_eq!(pages_through_a_pipe(), Ok(5), "the relay is spoken to without TLS");
     nix::net::if_::if_nametoindex("lo").expect("by the C library's socket");
 }
 
@@ -218,4 +219,15 @@ fn confined() {
         Err(Errno::EPERM)
     );
     open(AddressFamily::Netlink, SockType::Raw, Some(SockProtocol::NetlinkRoute)).expect("interfaces");
+    assert_eq!(pages_through_a_pipe(), Err(Errno::EPERM), "nobody sends pages over TLS");
+}
+
+/// As blocks go to TCP by reference, and what their memory asks of the system.
+fn pages_through_a_pipe() -> nix::Result<usize> {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)?;
+    let (out_of, into) = nix::unistd::pipe()?;
+    let (here, _there) = UnixStream::pair().expect("a socket");
+    let bytes = [std::io::IoSlice::new(b"bytes")];
+    nix::fcntl::vmsplice(into, &bytes, nix::fcntl::SpliceFFlags::empty())?;
+    nix::fcntl::splice(out_of, None, here, None, 5, nix::fcntl::SpliceFFlags::empty())
 }

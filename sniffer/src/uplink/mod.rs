@@ -479,7 +479,7 @@ impl Sender {
         self.handover.set_room_is_short(is_behind || is_cut || self.rate_bytes.is_some());
         // Without a line what comes is packed, for memory or the spool; and a hold wants to know what comes.
         let waits = !is_cut && !self.is_held();
-        let waiting_bytes = if waits { self.uplink.waiting_bytes() as u64 } else { 0 };
+        let waiting_bytes = if waits { self.uplink.live_waiting_bytes() as u64 } else { 0 };
         self.handover.set_gone(self.handed_bytes.saturating_sub(waiting_bytes));
         if self.handover.line_has_room()
             && let Packing::Live(fleet) = &self.packing

@@ -119,7 +119,10 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // What is left of it is copied.
-                Err(error) if error.kind() == ErrorKind::Unsupported && self.page_pipe.is_refused() => {
+                Err(error)
+                    if error.kind() == ErrorKind::Unsupported
+                        && self.committed.front().is_some_and(|piece| piece.is_lent) =>
+                {
                     self.committed.iter_mut().for_each(|piece| piece.is_lent = false);
                 }
                 Err(error) => return Err(error.into()),

@@ -1,8 +1,9 @@
 //! Buffers that come back: byte buffers in size classes under one budget.
 //!
 //! Invariants:
-//! * the bytes handed out, shared and kept for reuse never exceed the budget (what is cut from a huge page
-//!   counts by itself, not by the page, and what makes a long buffer begin at a page not at all);
+//! * the bytes handed out, shared and kept for reuse do not exceed the budget when a buffer is taken (what is cut
+//!   from a huge page counts by itself, and by the page when that is kept; what makes a long buffer begin at a page
+//!   does not count);
 //! * a [`Buffer`] or the last clone of the [`Bytes`] made from it returns its memory here, from
 //!   whatever thread drops it;
 //! * memory is zeroed once, when it is first had, so a buffer may hold old bytes of this process

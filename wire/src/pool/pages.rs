@@ -170,17 +170,21 @@ impl Pages {
         {
             self.put_back(state, slab);
         }
-        let before = used()?;
         let slab = state.free.pop()?;
         if state.slabs[slab].has_page {
             self.kept.fetch_sub(1, Ordering::AcqRel);
             return Some(slab);
         }
+        let before = used();
         self.touch(slab);
         let after = used();
         // A huge page comes at the first touch, whole, and the second touch is no fault.
-        let is_huge = after.as_ref().is_some_and(|after| after.faults <= before.faults + 1);
-        let is_slow = after.is_none_or(|after| after.time.saturating_sub(before.time) > self.slow_time);
+        let (is_huge, is_slow) = match (before, after) {
+            (Some(before), Some(after)) => {
+                (after.faults <= before.faults + 1, after.time.saturating_sub(before.time) > self.slow_time)
+            }
+            _ => (false, true),
+        };
         state.refusals = if is_huge && !is_slow { 0 } else { REFUSED_MEANWHILE };
         if is_huge {
             state.slabs[slab].has_page = true;

@@ -125,6 +125,11 @@ impl Uplink {
         self.live.bytes + self.backlog.bytes
     }
 
+    /// The part of them that is live: the backlog waits for viewers, too.
+    pub fn live_waiting_bytes(&self) -> usize {
+        self.live.bytes
+    }
+
     /// Whether anything is in the spool that is not settled.
     pub fn has_spooled(&self) -> bool {
         !self.spool.is_empty()

@@ -15,7 +15,7 @@ use super::super::{Connection, ReadShare, Received, RelayUrl, copy_masked};
 use super::*;
 use crate::clock::wall_ns;
 use crate::masked::Payload;
-use crate::message::{ENVELOPE_BYTES, Envelope};
+use crate::message::{Control, ENVELOPE_BYTES, Envelope};
 use crate::pool::Pool;
 use crate::tls::test_pki::Authority;
 
@@ -563,9 +563,11 @@ fn what_is_lent_arrives_and_its_memory_is_used_again() {
         );
         eprintln!("skipped in part: no huge page (/sys/kernel/mm/transparent_hugepage/enabled)");
     }
+    assert_eq!(lender.lent_now(), 0);
     let client = pair.client();
     assert_eq!(client.data_sent(), 72);
     assert_eq!(client.page_pipe.is_used(), lent_bytes > 0);
+    assert!(!client.page_pipe.is_refused(), "all went by reference");
     let (sent, _) = client.bytes_sent_and_received();
     assert!(sent > lent_bytes as u64 && client.is_flushed());
 }
@@ -578,13 +580,23 @@ fn what_cannot_be_sent_by_reference_is_copied() {
     let mut masked = vec![0; plain.len()];
     copy_masked(&plain, &mut masked, [1, 2, 3, 4], 0);
     let payload = Payload { bytes: masked.into(), mask: Some([1, 2, 3, 4]), is_lent: true };
-    pair.client().page_pipe.refuse_when_used();
     for end in &mut pair.ends {
         end.to_send = vec![payload.clone(); 3];
     }
+    // In the midst of the first, of which some is in the pipe.
+    let is_begun = |pair: &Pair| {
+        let sent = pair.ends[0].connection.as_ref().expect("there").bytes_sent_and_received().0;
+        sent > 20_000
+    };
+    pair.run(is_begun);
+    let client = pair.client();
+    assert!(client.page_pipe.is_used() && client.data_sent() == 0);
+    client.queue_control(&Control::Ping { clock_ns: 7 });
+    client.page_pipe.refuse_when_used();
     pair.run(|pair| pair.ends.iter().all(|end| end.received.len() == 3));
     for end in &pair.ends {
         assert!(end.received.iter().all(|received| *received == plain));
     }
+    assert_eq!(pair.ends[1].control.len(), 1, "between two of them");
     assert!(pair.client().page_pipe.is_refused());
 }
