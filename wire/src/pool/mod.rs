@@ -299,20 +299,20 @@ fn class_bytes(class: usize) -> usize {
 /// Memory that is kept for the next buffer.
 #[derive(Debug, Default)]
 struct Kept {
-    memory: Box<[u8]>,
-    /// Where the buffer begins in it.
+    /// The buffer is what is behind `start`.
+    memory: Vec<u8>,
     start: usize,
-    bytes: usize,
 }
 
 impl Kept {
     fn new(bytes: usize) -> Self {
         if bytes < GIVEN_BYTES_MIN {
-            return Self { memory: vec![0; bytes].into_boxed_slice(), start: 0, bytes };
+            return Self { memory: vec![0; bytes], start: 0 };
         }
-        let memory = vec![0; bytes + PAGE_BYTES].into_boxed_slice();
+        let mut memory = vec![0; bytes + PAGE_BYTES];
         let start = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
-        Self { memory, start, bytes }
+        memory.truncate(start + bytes);
+        Self { memory, start }
     }
 }
 
@@ -320,13 +320,13 @@ impl Deref for Kept {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.bytes]
+        &self.memory[self.start..]
     }
 }
 
 impl DerefMut for Kept {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.bytes]
+        &mut self.memory[self.start..]
     }
 }
 
