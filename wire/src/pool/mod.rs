@@ -383,6 +383,12 @@ impl Buffer {
         fits
     }
 
+    /// Its bytes. Asked for each packet: the memory is not looked at.
+    #[allow(clippy::len_without_is_empty)] // a slice has it
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Bytes of memory behind the buffer, at least its length.
     pub fn capacity(&self) -> usize {
         self.memory.len()
