@@ -338,23 +338,11 @@ impl Packer {
 
     /// Makes a packed block of what was gathered; `None` when that is nothing.
     pub fn seal(&mut self) -> Option<PackedBlock> {
-        let Sealed { header, mut buffer, mask } = self.seal_gathered()?;
-        if let Some(mask) = mask {
-            apply_mask(&mut buffer[HEADER_BYTES..], mask, HEADER_BYTES);
-        }
-        Some(finish(&header, buffer))
+        self.seal_for_line().map(|block| block.plain())
     }
 
     /// The same, masked if it is long and that is wanted.
     pub fn seal_for_line(&mut self) -> Option<SealedBlock> {
-        let Sealed { header, mut buffer, mask } = self.seal_gathered()?;
-        let Some(mask) = mask else { return Some(finish(&header, buffer).into()) };
-        emit(&header, &mut buffer);
-        apply_mask(&mut buffer[..HEADER_BYTES], mask, 0);
-        Some(SealedBlock::masked(header, buffer.freeze(), mask))
-    }
-
-    fn seal_gathered(&mut self) -> Option<Sealed> {
         if !self.is_under_way() {
             return None;
         }
@@ -404,7 +392,11 @@ impl Packer {
         if self.masks && mask.is_none() && buffer.len() >= GIVEN_BYTES_MIN {
             (buffer, mask) = self.mask_to_lend(buffer);
         }
-        Some(Sealed { header, buffer: self.right_size(buffer), mask })
+        let mut buffer = self.right_size(buffer);
+        let Some(mask) = mask else { return Some(finish(&header, buffer).into()) };
+        emit(&header, &mut buffer);
+        apply_mask(&mut buffer[..HEADER_BYTES], mask, 0);
+        Some(SealedBlock::masked(header, buffer.freeze(), mask))
     }
 
     /// Masks a body, in memory that can be lent. What LZ4 wrote is copied there: so what it writes to next is in the cache.
@@ -537,15 +529,6 @@ impl Packer {
 /// Whether so many bytes are at most `share` in 128 of what they were.
 fn pays(packed: usize, of: usize, share: usize) -> bool {
     packed * 128 <= of * share
-}
-
-/// What was gathered, about to become a block.
-struct Sealed {
-    header: Header,
-    /// Room for the header, and the body.
-    buffer: Buffer,
-    /// The body is masked with this.
-    mask: Option<Mask>,
 }
 
 /// Writes the header into its room.

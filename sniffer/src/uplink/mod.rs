@@ -472,7 +472,8 @@ impl Sender {
         self.used_when_woken = used;
     }
 
-    /// Tells the packing threads whether bytes are dear.
+    /// Tells the packing threads how the line stands: whether bytes are dear, how much waits, whether masked blocks are
+    /// wanted.
     fn watch_room(&mut self, now: Instant) {
         let is_behind = self.room.look(now, self.uplink.waiting_bytes() > 0);
         let is_cut = !self.uplink.is_streaming() || self.uplink.has_spooled();
@@ -486,8 +487,9 @@ impl Sender {
         {
             fleet.line_has_room();
         }
-        // TLS encrypts a copy, and the disk is given plain bytes.
-        self.handover.set_masks_wanted(!is_cut && !self.url.is_secure());
+        // The disk is given plain bytes.
+        let takes_pages = self.connection.as_ref().is_some_and(Connection::takes_pages);
+        self.handover.set_masks_wanted(!is_cut && takes_pages);
     }
 
     fn watch_feedback(&mut self, now: Instant) {

@@ -33,7 +33,6 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 use thiserror::Error;
 
-use by_reference::PagePipe;
 pub use handshake::{HANDSHAKE_BYTES_MAX, HandshakeError};
 use life::Life;
 pub use life::Times;
@@ -193,8 +192,6 @@ pub struct Connection {
     data_bytes: usize,
     committed: VecDeque<Piece>,
     committed_bytes: usize,
-    /// What TCP has pages of rather than copies goes through there.
-    page_pipe: PagePipe,
     /// Masked bytes of a client (and any handshake bytes).
     staged: Staged,
     /// Where in the stream of all staged bytes each data message ends.
@@ -255,7 +252,6 @@ impl Connection {
             data_bytes: 0,
             committed: VecDeque::new(),
             committed_bytes: 0,
-            page_pipe: PagePipe::default(),
             staged: Staged::default(),
             staged_ends: VecDeque::new(),
             staged_total: 0,
@@ -366,6 +362,11 @@ impl Connection {
     /// Control messages that wait to be sent.
     pub fn control_waiting(&self) -> usize {
         self.control.len()
+    }
+
+    /// Whether TCP may have the pages of what is lent rather than a copy.
+    pub fn takes_pages(&self) -> bool {
+        self.transport.takes_pages()
     }
 
     /// Queues a control message.

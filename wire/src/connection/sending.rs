@@ -101,12 +101,12 @@ impl Connection {
                 match (self.staged.is_empty(), self.committed.front()) {
                     // The head of a frame of which TCP is to have the rest by reference.
                     (false, Some(piece)) if piece.is_lent && piece.done > 0 => {
-                        self.transport.write_before_more(self.staged.unsent())
+                        self.transport.write_before_pages(self.staged.unsent())
                     }
                     (false, _) => self.transport.write(&[IoSlice::new(self.staged.unsent())]),
                     (true, Some(piece)) if piece.is_lent => {
                         let rest = &piece.payload[piece.done.saturating_sub(piece.head.len())..];
-                        self.transport.write_pages(&mut self.page_pipe, rest)
+                        self.transport.write_pages(rest)
                     }
                     (true, _) => write_pieces(&mut self.transport, &self.committed),
                 }
@@ -152,7 +152,6 @@ impl Connection {
         self.data_bytes = 0;
         self.committed.clear();
         self.committed_bytes = 0;
-        self.page_pipe = PagePipe::default();
     }
 
     pub(super) fn check_control_queue(&self) -> Result<(), ConnectionError> {
@@ -180,7 +179,7 @@ impl Connection {
                 } else {
                     break;
                 };
-            let is_lent = is_lent && masked_with.is_some() && self.transport.takes_pages(&self.page_pipe);
+            let is_lent = is_lent && masked_with.is_some() && self.transport.takes_pages();
             // What is copied gets a mask of its own: what is sent again must not have the one it had before.
             let mask = match masked_with {
                 Some(mask) if is_lent => Some(mask),

@@ -15,7 +15,7 @@ use mio::net::TcpStream;
 use rustls::Connection as TlsConnection;
 
 use super::ConnectionError;
-use super::by_reference::{self, PagePipe};
+use super::by_reference::{PagePipe, send_before_more};
 use crate::tls::{ClientTls, PeerCertificate, ServerTls, Side, TlsFault, explain};
 
 /// Ciphertext that is read at a time.
@@ -50,6 +50,8 @@ pub enum Came {
 pub struct Transport {
     stream: TcpStream,
     tls: Option<Box<Session>>,
+    /// What TCP has pages of rather than copies goes through there.
+    page_pipe: PagePipe,
     received_bytes: u64,
     sent_bytes: u64,
 }
@@ -69,7 +71,13 @@ impl Transport {
     }
 
     fn new(stream: TcpStream, tls: Option<Session>) -> Self {
-        Self { stream, tls: tls.map(Box::new), received_bytes: 0, sent_bytes: 0 }
+        Self {
+            stream,
+            tls: tls.map(Box::new),
+            page_pipe: PagePipe::default(),
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
     }
 
     /// The stream itself.
@@ -148,25 +156,29 @@ impl Transport {
         }
     }
 
-    /// Sends `bytes` of a message of which more follows at once: TCP waits for it. Without TLS alone.
-    pub fn write_before_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.tls.is_some() {
+    /// Sends `bytes`, behind which [`Transport::write_pages`] follows at once: TCP waits for it.
+    pub fn write_before_pages(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.takes_pages() {
             return self.write(&[IoSlice::new(bytes)]);
         }
-        let count = some(by_reference::send_before_more(&self.stream, bytes)?)?;
+        let count = some(send_before_more(&self.stream, bytes)?)?;
         self.sent_bytes += count as u64;
         Ok(count)
     }
 
-    /// Whether [`Transport::write_pages`] may work.
-    pub fn takes_pages(&self, pipe: &PagePipe) -> bool {
-        self.tls.is_none() && !pipe.is_refused()
+    /// Whether [`Transport::write_pages`] may work: not with TLS, which encrypts a copy.
+    pub fn takes_pages(&self) -> bool {
+        self.tls.is_none() && !self.page_pipe.is_refused()
     }
 
     /// Has TCP take the pages of `bytes` rather than a copy: nobody may write to them before the peer has said that
-    /// it has read them. The number of bytes that it has taken; what is called next begins behind them.
-    pub fn write_pages(&mut self, pipe: &mut PagePipe, bytes: &[u8]) -> io::Result<usize> {
-        let count = some(pipe.send(&self.stream, bytes)?)?;
+    /// it has read them. The number of bytes that it has taken; what is called next begins behind them. An error of
+    /// kind `Unsupported`: it takes none, now and later.
+    pub fn write_pages(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.takes_pages() {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        let count = some(self.page_pipe.send(&self.stream, bytes)?)?;
         self.sent_bytes += count as u64;
         Ok(count)
     }

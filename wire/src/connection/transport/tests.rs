@@ -566,8 +566,8 @@ fn what_is_lent_arrives_and_its_memory_is_used_again() {
     assert_eq!(lender.lent_now(), 0);
     let client = pair.client();
     assert_eq!(client.data_sent(), 72);
-    assert_eq!(client.page_pipe.is_used(), lent_bytes > 0);
-    assert!(!client.page_pipe.is_refused(), "all went by reference");
+    assert_eq!(client.transport.page_pipe.is_used(), lent_bytes > 0);
+    assert!(!client.transport.page_pipe.is_refused(), "all went by reference");
     let (sent, _) = client.bytes_sent_and_received();
     assert!(sent > lent_bytes as u64 && client.is_flushed());
 }
@@ -590,13 +590,13 @@ fn what_cannot_be_sent_by_reference_is_copied() {
     };
     pair.run(is_begun);
     let client = pair.client();
-    assert!(client.page_pipe.is_used() && client.data_sent() == 0);
+    assert!(client.transport.page_pipe.is_used() && client.data_sent() == 0);
     client.queue_control(&Control::Ping { clock_ns: 7 });
-    client.page_pipe.refuse_when_used();
+    client.transport.page_pipe.refuse_when_used();
     pair.run(|pair| pair.ends.iter().all(|end| end.received.len() == 3));
     for end in &pair.ends {
         assert!(end.received.iter().all(|received| *received == plain));
     }
     assert_eq!(pair.ends[1].control.len(), 1, "between two of them");
-    assert!(pair.client().page_pipe.is_refused());
+    assert!(pair.client().transport.page_pipe.is_refused());
 }
