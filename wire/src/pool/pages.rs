@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::PAGE_BYTES;
@@ -39,11 +39,13 @@ use super::PAGE_BYTES;
 /// Bytes of a slab: a huge page, where small pages have [`PAGE_BYTES`]. Where those are larger, so are huge ones, and
 /// there are no slices.
 const SLAB_BYTES: usize = 2 << 20;
-/// Without a huge page, or after one that was slow to come, so many slices that need another are refused before
+/// Without a huge page, or after some that were slow to come, so many slices that need another are refused before
 /// the next attempt.
 const REFUSED_MEANWHILE: u32 = 1024;
 /// A huge page that took more of our time was not only cleared (0.1 to 0.3 ms): memory was moved to make it.
 const SLOW_TIME: Duration = Duration::from_millis(5);
+/// So many in a row say it. One does not: what a host takes of a virtual processor's time counts as ours.
+const SLOW_MAX: u32 = 3;
 
 const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 const FLAGS: MapFlags = MapFlags::MAP_PRIVATE.union(MapFlags::MAP_NORESERVE);
@@ -76,6 +78,8 @@ struct State {
     open: Option<(usize, usize)>,
     /// So many slices that need another slab are refused before the next attempt to have a huge page.
     refusals: u32,
+    /// So many huge pages in a row were slow to come.
+    slow: u32,
     /// Part of the mapping may be unmapped, and somebody else's by now.
     is_torn: bool,
 }
@@ -122,8 +126,8 @@ impl Pages {
         // SAFETY: this is less than SLAB_BYTES further, and the mapping has that much over `count` slabs.
         let base = unsafe { mapping.cast::<u8>().add(address.next_multiple_of(SLAB_BYTES) - address) };
         let slabs = vec![Slab::default(); count];
-        let state =
-            State { slabs, free: (0..count).rev().collect(), open: None, refusals: 0, is_torn: false };
+        let free = (0..count).rev().collect();
+        let state = State { slabs, free, open: None, refusals: 0, slow: 0, is_torn: false };
         let (state, kept) = (Mutex::new(state), AtomicUsize::new(0));
         Some(Self { mapping, mapping_bytes, base, slow_time, state, kept })
     }
@@ -186,7 +190,10 @@ impl Pages {
             }
             _ => (false, true),
         };
-        state.refusals = if is_huge && !is_slow { 0 } else { REFUSED_MEANWHILE };
+        state.slow = if is_slow { state.slow + 1 } else { 0 };
+        if !is_huge || state.slow >= SLOW_MAX {
+            (state.refusals, state.slow) = (REFUSED_MEANWHILE, 0);
+        }
         if is_huge {
             state.slabs[slab].has_page = true;
             return Some(slab);
@@ -342,8 +349,8 @@ struct Used {
 
 fn used() -> Option<Used> {
     let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
-    let micros = (usage.user_time() + usage.system_time()).num_microseconds();
-    let time = Duration::from_micros(u64::try_from(micros).ok()?);
+    // The usage tells the time as of the last tick, some ms ago.
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok()?.into();
     Some(Used { faults: usage.minor_page_faults(), time })
 }
 
@@ -471,6 +478,24 @@ mod tests {
         assert_eq!((pages.kept_bytes(), pages.lock().free.len()), (0, 1));
         assert_eq!(take()[0], 0, "another page");
         drop(second);
+    }
+
+    #[test]
+    fn only_several_slow_pages_in_a_row_are_taken_for_a_lack() {
+        if two_slabs().is_none() {
+            return;
+        }
+        let pages = Arc::new(Pages::mapped(8 * SLAB_BYTES, Duration::ZERO).expect("a mapping"));
+        assert!(pages.advise(MmapAdvise::MADV_HUGEPAGE));
+        let take = || pages.take(SLAB_BYTES, 0);
+        let mut held: Vec<Slice> = (1..SLOW_MAX).map_while(|_| take()).collect();
+        assert_eq!(pages.lock().slow, SLOW_MAX - 1, "any time is slow");
+        held.extend(take());
+        assert_eq!((held.len(), pages.lock().slow), (SLOW_MAX as usize, 0));
+        for _ in 0..REFUSED_MEANWHILE {
+            assert!(take().is_none());
+        }
+        assert!(take().is_some());
     }
 
     #[test]
