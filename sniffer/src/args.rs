@@ -91,7 +91,8 @@ pub struct Args {
     pub block_size: Option<usize>,
 
     /// What a lone packet waits at most before it is sent, 1ms to 10s. Up to 20ms: where 256KiB come within it, packets
-    /// may wait up to three and a half times as long, which costs less CPU; 100ms more where the line is behind.
+    /// may wait up to three and a half times as long, which costs less CPU; 100ms more where the line is behind,
+    /// 2s where it is so for want of a core.
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = parse_time)]
     pub block_timeout: Duration,
 

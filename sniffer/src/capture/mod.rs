@@ -4,6 +4,7 @@
 //! runs. It never waits for the network: without a free buffer the blocks stay in the ring, whose
 //! overflow the kernel counts.
 
+mod contest;
 mod gather;
 mod hold;
 mod outages;
@@ -31,6 +32,7 @@ use wire::log::FEW;
 use wire::pack::Compression;
 use wire::pool::Pool;
 
+use self::contest::Contest;
 pub use self::output::Output;
 pub use self::stream::RingState;
 use self::stream::{RingStream, Turn};
@@ -121,6 +123,8 @@ struct Shared {
     config: CaptureConfig,
     handover: Handover,
     wakeup: Wakeup,
+    /// Other threads keep this one from its core, as far as is known; looked at while the line is full.
+    core_is_contested: bool,
 }
 
 impl Shared {
@@ -157,7 +161,13 @@ impl CaptureThread {
         let beats = Arc::<AtomicU64>::default();
         let name = core.map_or("capture".to_owned(), |core| format!("capture-{core}"));
         let capture = Capture {
-            shared: Shared { thread: name.as_str().into(), config, handover, wakeup: wakeup.clone() },
+            shared: Shared {
+                thread: name.as_str().into(),
+                config,
+                handover,
+                wakeup: wakeup.clone(),
+                core_is_contested: false,
+            },
             commands: receiver,
             rings: Vec::new(),
             report_due: Instant::now() + REPORT_TIME,
@@ -269,6 +279,7 @@ struct Capture {
 
 impl Capture {
     fn run(mut self) {
+        let mut contest = Contest::of_this_thread();
         loop {
             self.beats.fetch_add(1, Ordering::Relaxed);
             match self.handle_commands() {
@@ -276,6 +287,9 @@ impl Capture {
                 None => break self.stop(),
             }
             self.rings.iter_mut().for_each(|stream| stream.report_if_due(&self.shared));
+            if self.shared.handover.line_is_full() {
+                self.shared.core_is_contested = contest.look(Instant::now());
+            }
             let mut turn = Turn::Idle;
             self.rings.retain_mut(|stream| {
                 match stream.take_blocks(&self.shared) {

@@ -21,7 +21,7 @@ use wire::pack::{PackError, Packer};
 use super::gather::Gather;
 use super::hold::Hold;
 use super::outages::Outages;
-use super::reserve::Reserve;
+use super::reserve::{Levels, Reserve};
 use super::{Output, RingOrder, Shared};
 use crate::handover::Handed;
 use crate::interfaces::interface_drops;
@@ -288,9 +288,14 @@ impl RingStream {
             return false;
         }
         let handover = &shared.handover;
-        let (is_full, has_room) = (handover.line_is_full(), handover.line_has_room());
-        let is_half_full = self.ring.ready_blocks() * 2 >= self.ring.block_count();
-        if !self.reserve.leaves(is_full, has_room, is_half_full, Instant::now()) {
+        let levels = Levels {
+            line_is_full: handover.line_is_full(),
+            line_has_room: handover.line_has_room(),
+            ready_blocks: self.ring.ready_blocks(),
+            blocks: self.ring.block_count(),
+            core_is_contested: shared.core_is_contested,
+        };
+        if !self.reserve.leaves(levels, Instant::now()) {
             return false;
         }
         shared.wakeup.set_waits_for_line();
