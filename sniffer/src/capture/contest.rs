@@ -42,8 +42,9 @@ impl Contest {
             && let Some(times) = self.file.as_ref().and_then(read)
         {
             // A while that is long past says nothing of now.
-            let before = self.last.filter(|(looked, _)| now < *looked + 4 * LOOK_TIME);
-            if before.is_some_and(|(_, before)| is_contested(before, times)) {
+            if let Some((looked, before)) = self.last.filter(|(looked, _)| now < *looked + 4 * LOOK_TIME)
+                && is_contested(before, times, now - looked)
+            {
                 self.contested_until = Some(now + CONTESTED_TIME);
             }
             self.last = Some((now, times));
@@ -52,10 +53,11 @@ impl Contest {
     }
 }
 
-/// Whether a thread had less than two thirds of the core when it could have used it.
-fn is_contested(before: Times, now: Times) -> bool {
+/// Whether a thread had less than two thirds of the core when it could have used it, for a tenth of the time `passed` at
+/// least: who has little to do waits for some of that on an idle core, too, whenever it is woken.
+fn is_contested(before: Times, now: Times, passed: Duration) -> bool {
     let (ran, waited) = (now.ran.saturating_sub(before.ran), now.waited.saturating_sub(before.waited));
-    waited > ran / 2
+    waited > ran / 2 && Duration::from_nanos(waited) > passed / 10
 }
 
 fn read(file: &File) -> Option<Times> {
@@ -87,10 +89,12 @@ mod tests {
     #[test]
     fn a_third_of_the_core_is_to_be_missed() {
         let before = Times { ran: 1000, waited: 5000 };
-        assert!(!is_contested(before, before), "it had nothing to do");
-        assert!(!is_contested(before, Times { ran: 1200, waited: 5100 }));
-        assert!(is_contested(before, Times { ran: 1200, waited: 5101 }));
-        assert!(is_contested(before, Times { waited: 6000, ..before }));
+        let is_contested = |now| is_contested(before, now, Duration::from_nanos(1000));
+        assert!(!is_contested(before), "it had nothing to do");
+        assert!(!is_contested(Times { ran: 1400, waited: 5200 }));
+        assert!(is_contested(Times { ran: 1400, waited: 5201 }));
+        assert!(is_contested(Times { waited: 6000, ..before }));
+        assert!(!is_contested(Times { waited: 5100, ..before }), "too little to tell");
     }
 
     #[test]

@@ -16,7 +16,9 @@ struct Limits {
     time: Duration,
 }
 
+/// Nobody else wants the core, as far as is known.
 const ALONE: Limits = Limits { eighths: 4, time: Duration::from_millis(100) };
+/// Others keep the thread from it.
 const CONTESTED: Limits = Limits { eighths: 7, time: Duration::from_secs(2) };
 
 /// How a ring stands, and its line.

@@ -165,7 +165,7 @@ fn confined() {
     assert!(
         is_refused(File::create("/etc/ringcast-test")) && is_refused(File::create("/dev/shm/ringcast-test"))
     );
-    for readable in ["/etc/passwd", "/proc/meminfo", "/dev/urandom"] {
+    for readable in ["/etc/passwd", "/proc/meminfo", "/proc/thread-self/schedstat", "/dev/urandom"] {
         File::open(readable).unwrap_or_else(|error| panic!("{readable}: {error}"));
     }
     assert!(is_refused(OpenOptions::new().write(true).open("/proc/self/comm")));
